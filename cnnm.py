@@ -1,0 +1,193 @@
+"""CNN-M-2048, the CNN of the motion stream: one stack of flow fields in, scores out.
+
+    logits, end_points = cnnm.cnn_m_2048(stacks, num_classes=101, norm2=False)
+    cnnm.load_weights(session, 'weights/cnnm', 'cnn_m_2048', cross_modality=True)
+
+Source: Chatfield et al., 'Return of the devil in the details', BMVC 2014, table 1, as
+distributed for MatConvNet and Caffe; its use on flow, without the second normalization,
+is Simonyan and Zisserman, 'Two-stream convolutional networks', NIPS 2014, figure 1.
+"""
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import vgg
+from weights import dump
+from weights import initial
+
+NETWORK = 'cnnm'
+STILL = 128.0  # a flow field's stored value where nothing moves
+FLOW_SCALE = 1 / 20  # brings flow near unit variance, so that training can start
+SMALLEST = 41  # the three poolings end at 1
+
+
+def cnn_m_2048(
+    images,
+    num_classes=1000,
+    keep_prob=1.0,
+    dropout_seed=None,
+    norm2=True,
+    scope='cnn_m_2048',
+):
+    """Builds CNN-M-2048 on stacks of flow fields, or on frames.
+
+    Args:
+      images: uint8 or float [N, H, W, D], H and W at least 41 and known. D = 2L flow
+        channels x1, y1, .. xL, yL as stored, or 3 for BGR frames 0..255.
+      num_classes: number of classes C.
+      keep_prob: float or scalar tensor, share of fc6 and fc7 units kept by dropout; the
+        float 1.0 builds no dropout at all.
+      dropout_seed: int32 [2] = (seed, step), needed with dropout; each layer adds a
+        constant of its own.
+      norm2: False leaves out the second normalization, as two-stream 2014 does.
+      scope: variable scope, opened within the current one.
+
+    Returns:
+      (logits, end_points): float32 [N, C], and a dict of every layer by its published
+      name, conv1, norm1, pool1 .. pool5, fc6, fc7, fc8; convolutions, fc6 and fc7 after
+      ReLU, and before dropout.
+
+    Raises:
+      ValueError: the images are too small.
+    """
+    assert images.shape.rank == 4, 'images must be [N, H, W, D]'
+    height, width, channels = images.shape[1:]
+    if min(height, width) < SMALLEST:
+        raise ValueError(
+            f'CNN-M-2048 needs input of {SMALLEST}x{SMALLEST} pixels or more, '
+            f'not {height}x{width}'
+        )
+    # published pictures have the data set's mean; flow means its still value and scale
+    colour = channels == 3
+    mean = tf.constant(vgg.MEAN if colour else [STILL] * channels)
+    scale = tf.constant(1.0 if colour else FLOW_SCALE)
+    end_points = {}
+    with tf.variable_scope(scope):
+        mean = tf.get_variable('mean', initializer=mean, trainable=False)
+        scale = tf.get_variable('scale', initializer=scale, trainable=False)
+        x = (tf.cast(images, tf.float32) - mean) * scale
+        # sizes in the comments are those of 224x224 input
+        x = end_points['conv1'] = conv(x, 96, 7, 2, 0, 'conv1')  # [N, 109, 109, 96]
+        x = end_points['norm1'] = local_response_norm(x)
+        x = end_points['pool1'] = pool(x)  # [N, 54, 54, 96]
+        x = end_points['conv2'] = conv(x, 256, 5, 2, 1, 'conv2')  # [N, 26, 26, 256]
+        if norm2:
+            x = end_points['norm2'] = local_response_norm(x)
+        x = end_points['pool2'] = pool(x)  # [N, 13, 13, 256]
+        for name in ('conv3', 'conv4', 'conv5'):
+            x = end_points[name] = conv(x, 512, 3, 1, 1, name)  # [N, 13, 13, 512]
+        x = end_points['pool5'] = pool(x)  # [N, 6, 6, 512]
+        x = tf.reshape(x, [-1, x.shape[1:].num_elements()])  # flattened H, W, C
+        for name, units in (('fc6', 4096), ('fc7', 2048)):
+            x = end_points[name] = tf.nn.relu(vgg.fc(x, units, name))  # [N, units]
+            x = vgg.dropout(x, keep_prob, dropout_seed, name)
+        logits = end_points['fc8'] = vgg.fc(x, num_classes, 'fc8')  # [N, C]
+    return logits, end_points
+
+
+def conv(x, filters, size, stride, pad, scope):
+    """Convolution padded by `pad` on every side, and ReLU."""
+    with tf.variable_scope(scope):
+        shape = [size, size, x.shape[-1], filters]
+        weights, biases = initial.weights_and_biases(shape)
+        padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
+        x = tf.nn.conv2d(x, weights, strides=stride, padding=padding)
+        return tf.nn.relu(tf.nn.bias_add(x, biases))
+
+
+def local_response_norm(x):
+    """y = x / (2 + 5e-4 / 5 * sum of squares over 5 neighbouring channels) ** .75."""
+    return tf.nn.lrn(x, depth_radius=2, bias=2, alpha=1e-4, beta=0.75)
+
+
+def pool(x):
+    """Maximum of 3x3 at stride 2 with Caffe's ceil rule: no column is left out.
+
+    An even size lacks one row or column at the end. Zeros stand in for it, which never
+    exceed a maximum because the input comes from a ReLU.
+    """
+    lacks = [1 - size % 2 for size in x.shape[1:3]]
+    if any(lacks):
+        x = tf.pad(x, [[0, 0], [0, lacks[0]], [0, lacks[1]], [0, 0]])
+    return tf.nn.max_pool2d(x, 3, 2, 'VALID')
+
+
+def subtract_mean_flow(stacks):
+    """Takes each field's mean vector away, the camera's share of the motion.
+
+    Applied to stacks before cnn_m_2048 (two-stream 2014, section 3.1).
+
+    Args:
+      stacks: uint8 or float [N, H, W, 2L], as stored, 128 where nothing moves.
+
+    Returns:
+      float32 [N, H, W, 2L], each channel's mean over H and W being 128.
+    """
+    stacks = tf.cast(stacks, tf.float32)
+    return stacks - tf.reduce_mean(stacks, axis=[1, 2], keepdims=True) + STILL
+
+
+def cross_modality(weights, channels):
+    """First-layer filters for flow from those for colour: mean over B, G, R, repeated.
+
+    Source: Wang et al., 'Towards good practices for very deep two-stream ConvNets'.
+
+    Args:
+      weights: float32 [7, 7, 3, 96].
+      channels: number of flow channels 2L.
+
+    Returns:
+      float32 [7, 7, 2L, 96].
+
+    Raises:
+      ValueError: the filters are not for colour.
+    """
+    if weights.ndim != 4 or weights.shape[2] != 3:
+        raise ValueError(
+            f'--cross_modality needs conv1 of a dump for colour frames, [7, 7, 3, 96], '
+            f'not {list(weights.shape)}'
+        )
+    return np.repeat(weights.mean(axis=2, keepdims=True), channels, axis=2)
+
+
+def load_weights(session, directory, scope, cross_modality=False):
+    """Loads the dump in `directory` into the CNN-M-2048 under `scope`.
+
+    Args:
+      session: a session whose graph holds the network.
+      directory: a dump, such as weights.convert writes.
+      scope: full variable prefix, such as 'motion/cnn_m_2048'.
+      cross_modality: True starts a network for flow from a dump for colour frames:
+        conv1 by the function of that name, mean 128, everything else, the scale that
+        conv1 is used to included, from the dump.
+
+    Returns:
+      dump.Report of the variables loaded, missing and unexpected.
+
+    Raises:
+      ValueError: not a whole, finite dump of CNN-M-2048 for this input size.
+    """
+    changes = start_from_colour(session.graph, scope) if cross_modality else {}
+    return dump.load(session, directory, scope, NETWORK, changes)
+
+
+def start_from_colour(graph, scope):
+    """How a colour dump's arrays change for the flow network under `scope`."""
+    channels = dump.variables(graph, scope)['mean'].shape[0]
+    return {
+        'conv1/weights': lambda weights: cross_modality(weights, channels),
+        'mean': lambda mean: np.full(channels, STILL, np.float32),
+    }
+
+
+def save_weights(session, directory, scope, origin='trained here'):
+    """Saves the CNN-M-2048 under `scope` as a dump; replaces one that is there.
+
+    Args:
+      session, directory, scope: as in load_weights.
+      origin: text kept in the dump, where the weights came from.
+
+    Raises:
+      ValueError: a weight is not finite, or `directory` is not a dump.
+    """
+    dump.save(session, directory, scope, NETWORK, origin)

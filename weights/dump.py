@@ -1,0 +1,310 @@
+"""Dumps: a network's variables as a folder of .npy files, loaded without a copy.
+
+    weights/vgg19/dump.json                network, input order, origin, shapes, sha256
+    weights/vgg19/conv1_1/weights.npy      one array a variable, float32
+    weights/vgg19/mean.npy ...
+
+    python -m weights.dump --dir=weights/vgg19     # compare every array with its sha256
+
+Each array is memory-mapped and fed, alone, in place of its variable's initial value.
+np.save aligns data as TensorFlow wants it, so the variable then *is* the mapped file:
+nothing is copied until a training step writes, and what is written stays in memory.
+"""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+import typing
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from absl import app
+from absl import flags
+
+FLAGS = flags.FLAGS
+DESCRIPTION = 'dump.json'
+INPUT_ORDER = {3: 'BGR'}  # by channels; everything else is flow x1, y1, .. xL, yL
+
+
+class Report(typing.NamedTuple):
+    """What a load did, as lists of variable names below the scope."""
+
+    loaded: list
+    missing: list  # variables left as they were
+    unexpected: list  # arrays of the dump without a variable
+
+
+def variables(graph, scope):
+    """The network's variables under `scope`, without the optimizer's slots.
+
+    Args:
+      graph: a tf.Graph.
+      scope: full variable prefix, such as 'spatial/vgg_19'.
+
+    Returns:
+      dict from name below the scope ('conv1_1/weights') to resource variable.
+
+    Raises:
+      ValueError: there are none.
+    """
+    everything = graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
+    by_name = {variable.op.name: variable for variable in everything}
+    prefix = scope.rstrip('/') + '/'
+    found = {
+        name.removeprefix(prefix): variable
+        for name, variable in by_name.items()
+        # a slot is named below its variable: conv1_1/weights/Momentum
+        if name.startswith(prefix) and os.path.dirname(name) not in by_name
+    }
+    if not found:
+        raise ValueError(f'the graph has no variables below {prefix}')
+    return found
+
+
+def load(session, directory, scope, network, changes=None):
+    """Loads a dump into the variables under `scope`, after checking all of it.
+
+    Args:
+      session: a tf.Session; its graph does not grow and may be finalized.
+      directory: the dump.
+      scope: full variable prefix.
+      network: the network the dump must be of, such as 'vgg19'.
+      changes: dict from name to a function of the array that gives the one to load.
+
+    Returns:
+      A Report, whose text has been printed. An fc8 of another number of classes and
+      arrays that the dump does not have are left as they were.
+
+    Raises:
+      ValueError: the dump is incomplete, of another network, shape or type, or not
+        finite; then no variable has changed.
+    """
+    described = description(directory)
+    if described['network'] != network:
+        raise ValueError(
+            f'{directory} is a dump of {described["network"]}, not of {network}'
+        )
+    targets = variables(session.graph, scope)
+    arrays = {
+        name: mapped(directory, name, about['shape'])
+        for name, about in described['arrays'].items()
+        if name in targets
+    }
+    for name in set(arrays) & set(changes or ()):
+        arrays[name] = changes[name](arrays[name])
+    classes = other_classes(arrays, targets)
+    if classes:
+        arrays = {name: arrays[name] for name in arrays if not name.startswith('fc8/')}
+    if not arrays:
+        raise ValueError(f'{directory} has none of the variables below {scope}')
+    for name, array in arrays.items():
+        check_shape(directory, name, array.shape, tuple(targets[name].shape))
+        check_finite(f'{directory}/{name}.npy', array)
+    for name, array in arrays.items():
+        initializer = targets[name].initializer
+        session.run(initializer, {initializer.inputs[1]: array})
+    report = Report(
+        loaded=sorted(arrays),
+        missing=sorted(set(targets) - set(arrays)),
+        unexpected=sorted(set(described['arrays']) - set(targets)),
+    )
+    print(f'{scope}: {len(arrays)} of {len(targets)} variables from {directory}')
+    if classes:
+        print(f'  fc8 is left as it was: {classes}')
+    if report.missing:
+        print(f'  left as they were: {", ".join(report.missing)}')
+    if report.unexpected:
+        print(f'  not in the graph: {", ".join(report.unexpected)}')
+    return report
+
+
+def other_classes(arrays, targets):
+    """In words, how fc8's number of classes differs; '' where it does not."""
+    if 'fc8/weights' not in arrays or 'fc8/weights' not in targets:
+        return ''
+    stored, wanted = arrays['fc8/weights'].shape[-1], targets['fc8/weights'].shape[-1]
+    if stored == wanted:
+        return ''
+    return f'the dump has {stored} classes, the graph {wanted}'
+
+
+def mapped(directory, name, shape):
+    """Maps one array of a dump into memory, read-only, and checks its header."""
+    path = pathlib.Path(directory, f'{name}.npy')
+    try:
+        array = np.load(path, mmap_mode='r', allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f'{path} cannot be read: {error}') from error
+    if array.dtype != np.float32 or list(array.shape) != list(shape):
+        raise ValueError(
+            f'{path} holds {array.dtype} {list(array.shape)}, but {DESCRIPTION} '
+            f'says float32 {list(shape)}'
+        )
+    return array
+
+
+def check_shape(directory, name, stored, wanted):
+    """Refuses an array that does not fit its variable, and says why if it is fc6."""
+    if stored == wanted:
+        return
+    reason = 'another network or input'
+    if name == 'fc6/weights':
+        # 512 channels enter fc6, as many times as positions are left of the frame
+        reason = (
+            f'another frame size, which leaves {stored[0] // 512} positions before '
+            f'fc6 where the graph has {wanted[0] // 512}'
+        )
+    elif len(stored) == len(wanted) == 4 and stored[2] != wanted[2]:
+        reason = f'{stored[2]} input channels (--cross_modality turns 3 into any)'
+    raise ValueError(
+        f'{directory}/{name}.npy is {list(stored)}, the variable is {list(wanted)}: '
+        f'the dump is for {reason}'
+    )
+
+
+def check_finite(where, array):
+    """Refuses NaN and infinity by one sum, to which any of them is contagious."""
+    with np.errstate(over='ignore', invalid='ignore'):
+        total = array.sum()
+    # a sum may also overflow by itself, so only the elements give the verdict
+    if not np.isfinite(total) and not np.isfinite(array).all():
+        raise ValueError(f'{where} holds values that are not finite')
+
+
+def save(session, directory, scope, network, origin):
+    """Saves the variables under `scope` as a dump, one array in memory at a time.
+
+    Args:
+      session: a tf.Session with the variables initialized.
+      directory: where the dump will be; a dump that is there is replaced.
+      scope: full variable prefix.
+      network: 'vgg19' or 'cnnm'.
+      origin: text, where the weights came from.
+
+    Raises:
+      ValueError: as in write.
+    """
+    found = variables(session.graph, scope)
+    arrays = ((name, session.run(found[name])) for name in sorted(found))
+    write(directory, network, origin, arrays)
+
+
+def write(directory, network, origin, arrays):
+    """Writes a dump: whole, or not at all.
+
+    Args:
+      directory: where the dump will be; a dump that is there is replaced.
+      network: 'vgg19' or 'cnnm'.
+      origin: text, where the weights came from.
+      arrays: iterable of (variable name, float32 array), 'mean' among them.
+
+    Raises:
+      ValueError: a value is not finite, or `directory` exists and is not a dump.
+    """
+    target = pathlib.Path(directory).absolute()
+    if target.exists() and not (target / DESCRIPTION).exists():
+        raise ValueError(f'{directory} exists and is not a dump: name another folder')
+    temporary = target.with_name(f'.{target.name}.new-{os.getpid()}')
+    replaced = target.with_name(f'.{target.name}.old-{os.getpid()}')
+    described = {'network': network, 'origin': origin, 'arrays': {}}
+    try:
+        for name, array in arrays:
+            assert array.dtype == np.float32, f'{name} must be float32'
+            check_finite(f'{origin}: {name}', array)
+            path = temporary / f'{name}.npy'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, array)
+            described['arrays'][name] = {'shape': array.shape, 'sha256': sha256(array)}
+        channels = described['arrays']['mean']['shape'][0]
+        described['input_order'] = INPUT_ORDER.get(channels, 'x1 y1 .. xL yL')
+        text = json.dumps(described, indent=1)
+        (temporary / DESCRIPTION).write_text(text + '\n')
+        if target.exists():
+            target.rename(replaced)
+        temporary.rename(target)
+    finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def sha256(array):
+    """Hash of an array's values in C order, as hex."""
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+def description(directory):
+    """What dump.json says: network, origin, input_order and arrays by name.
+
+    Raises:
+      ValueError: the folder is not a dump.
+    """
+    path = pathlib.Path(directory, DESCRIPTION)
+    try:
+        described = json.loads(path.read_text())
+        for about in described['arrays'].values():
+            math.prod(about['shape']), len(about['sha256'])
+        described['network'], described['origin'], described['input_order']
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{directory} is not a dump of weights ({path.name}: {error!r}); '
+            f'make one with python -m weights.convert'
+        ) from error
+    return described
+
+
+def fingerprint(directory):
+    """Short hex that stands for the weights: network, names, shapes and hashes.
+
+    Read from dump.json alone, so it costs nothing and files are not looked at.
+    """
+    described = description(directory)
+    arrays = [
+        [name, list(about['shape']), about['sha256']]
+        for name, about in sorted(described['arrays'].items())
+    ]
+    text = json.dumps([described['network'], arrays])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def verify(directory):
+    """Compares every array with the sha256 in dump.json.
+
+    Returns:
+      Number of arrays.
+
+    Raises:
+      ValueError: names the first array that differs.
+    """
+    arrays = description(directory)['arrays']
+    for name, about in arrays.items():
+        if sha256(mapped(directory, name, about['shape'])) != about['sha256']:
+            raise ValueError(f'{directory}/{name}.npy is not what {DESCRIPTION} says')
+    return len(arrays)
+
+
+def define_flags():
+    """Defines the flags of `python -m weights.dump`."""
+    flags.DEFINE_string('dir', None, 'dump whose arrays are compared with their sha256')
+    flags.mark_flag_as_required('dir')
+
+
+def main(_):
+    """Prints what the dump is, or the one line that says what is wrong with it."""
+    try:
+        described = description(FLAGS.dir)
+        count = verify(FLAGS.dir)
+    except ValueError as error:
+        sys.exit(str(error))
+    print(f'{FLAGS.dir}: {described["network"]} from {described["origin"]}')
+    print(f'{count} arrays as described, fingerprint {fingerprint(FLAGS.dir)}')
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)
