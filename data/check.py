@@ -1,0 +1,67 @@
+"""Does a folder of preprocessed clips hold what its clips.csv says?
+
+    python optical_flow.py --data_dir=data/ucf101 --check
+
+Every file is decoded to its end. Used by optical_flow.py alone.
+"""
+
+import os
+
+import numpy as np
+
+from data import clips
+
+# Pictures held at once, so that memory does not grow with a clip's length.
+CHUNK = 256
+
+
+def problems_of(data_dir, row):
+    """What does not hold for one clip.
+
+    Args:
+      data_dir: folder of preprocessed clips.
+      row: the clip's row of clips.csv.
+
+    Returns:
+      str, '' if everything holds.
+    """
+    if row['status'] != 'ok':
+        return f'{row["status"]}: {row["error"]}'
+    clip, size, count = row['clip'], row['size'], row['frames']
+    try:
+        paths = [clips.frames_path(data_dir, clip), clips.flow_path(data_dir, clip)]
+        for path, expected in zip(paths, (count, count - 1), strict=True):
+            found = clips.whole_pictures(path)
+            if found != expected:
+                return f'{path} has {found} pictures, clips.csv says {expected}'
+        for steps in _chunks(count):
+            frames = clips.read_frames(data_dir, clip, steps)
+            if frames.shape[1:] != (size, size, 3):
+                return f'the frames are {frames.shape[2]}x{frames.shape[1]}, not {size}'
+        x_is_y, constant, first = True, True, None
+        for steps in _chunks(count - 1):
+            flow = clips.read_flow(data_dir, clip, steps)
+            if flow.shape[1:] != (size, size, 2):
+                return f'the flow is {flow.shape[2]}x{flow.shape[1]}, not {size}'
+            first = flow[0, 0, 0] if first is None else first
+            constant &= bool((flow == first).all())
+            x_is_y &= np.array_equal(flow[..., 0], flow[..., 1])
+    except (ValueError, OSError) as error:
+        return str(error)
+    if constant:
+        return 'the flow is constant: nothing moves'
+    return 'the flow has the same x and y' if x_is_y else ''
+
+
+def strangers(data_dir, index):
+    """Clips whose files stand in `data_dir` though `index` has no row of them."""
+    found = set()
+    for kind in ('resized', 'optical-flow'):
+        for folder, _, names in os.walk(os.path.join(data_dir, kind)):
+            label = os.path.basename(folder)
+            found |= {f'{label}/{os.path.splitext(name)[0]}' for name in names}
+    return sorted(found - set(index))
+
+
+def _chunks(count):
+    return (range(n, min(n + CHUNK, count)) for n in range(0, count, CHUNK))

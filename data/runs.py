@@ -1,0 +1,223 @@
+"""Several runs of optical_flow.py on one folder: locks, claims and clips.csv.
+
+    run = runs.Run(data_dir, settings, overwrite=False)
+    run.finish(row)  # for each clip, as it ends
+    run.close()
+
+A room of its own because none of it is optical flow: it is what lets runs be killed,
+repeated and spread over machines. Everything stands in <data_dir>/.optical_flow/:
+
+    lock                 held (flock) while clips.csv or the list of runs changes
+    settings.json        algorithm, bound and size of the files in this folder
+    <host>-<pid>-<n>/    one run: its temporary files, rows.jsonl and the file `owner`,
+                         which the run and its workers hold locked as long as they live
+
+The operating system drops a lock when its process ends, however it ends, so a run whose
+`owner` can be locked is dead: its rows are merged and its folder is removed.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+
+from data import clips
+
+MERGE_SECONDS = 20
+# Some shared file systems keep locks within one machine; the folder of another machine
+# is touched at each merge and counts as abandoned after a day of silence.
+ABANDONED_SECONDS = 24 * 3600
+
+
+class Run:
+    """One run's hold on a data_dir: claimed settings, folder of its own, its rows.
+
+    Attributes:
+      folder: path of this run's temporary files.
+      index: dict from clip to its row in clips.csv, of any status, as last merged.
+    """
+
+    def __init__(self, data_dir, settings, overwrite=False):
+        """Claims `data_dir` for `settings`, merging what dead runs left.
+
+        Args:
+          data_dir: folder of preprocessed clips; made if absent.
+          settings: dict with the columns `flow`, `bound` and `size`.
+          overwrite: let clips made with other settings be made again.
+
+        Raises:
+          ValueError: the folder belongs to other settings, or a run with others works.
+          OSError: the folder cannot be written.
+        """
+        self._data_dir = data_dir
+        self._unmerged = []
+        self._last_merge = time.monotonic()
+        os.makedirs(_hidden(data_dir), exist_ok=True)
+        with _locked(data_dir):
+            living = _bury_dead_runs(data_dir)
+            self.index = _read_rows(data_dir)
+            _claim(data_dir, settings, self.index, living, overwrite)
+            name = f'{socket.gethostname()}-{os.getpid()}-{time.time_ns()}'
+            self.folder = os.path.join(_hidden(data_dir), name)
+            os.mkdir(self.folder)
+            self._owner = hold(self.folder)
+        self._rows = open(os.path.join(self.folder, 'rows.jsonl'), 'a')
+
+    def outdate(self, names):
+        """Marks the clips `names` as not done, before their files are replaced."""
+        with _locked(self._data_dir):
+            self.index = _read_rows(self._data_dir)
+            for name in names:
+                if name in self.index and self.index[name]['status'] == 'ok':
+                    self.index[name]['status'] = 'outdated'
+            _write_rows(self._data_dir, self.folder, self.index)
+
+    def finish(self, row):
+        """Records the row of a clip whose files are in place, or that failed."""
+        self._unmerged.append(row)
+        # On a full disk the row waits here and in the file's buffer for better times.
+        with contextlib.suppress(OSError):
+            self._rows.write(json.dumps(row) + '\n')
+            self._rows.flush()
+            if time.monotonic() - self._last_merge > MERGE_SECONDS:
+                self.merge()
+
+    def merge(self):
+        """Brings the rows recorded since the last merge into clips.csv."""
+        os.utime(os.path.join(self.folder, 'owner'))
+        with _locked(self._data_dir):
+            self.index = _merged(_read_rows(self._data_dir), self._unmerged)
+            _write_rows(self._data_dir, self.folder, self.index)
+        self._unmerged = []
+        self._last_merge = time.monotonic()
+
+    def close(self):
+        """Merges what is left and removes this run's folder, its workers being dead.
+
+        Raises:
+          OSError: clips.csv cannot be written; the folder stays and the next run merges.
+        """
+        for entry in os.scandir(self.folder):
+            if entry.name.endswith('.avi'):
+                os.remove(entry.path)
+        try:
+            self.merge()
+            shutil.rmtree(self.folder, ignore_errors=True)
+        finally:
+            with contextlib.suppress(OSError):
+                self._rows.close()
+            os.close(self._owner)
+
+
+def hold(folder):
+    """Locks a run's `owner` file, shared by the run and its workers, until they die."""
+    descriptor = os.open(os.path.join(folder, 'owner'), os.O_RDWR | os.O_CREAT, 0o666)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def is_done(data_dir, row, settings):
+    """Whether `row` (or None) says that both files are there, made with `settings`."""
+    return (
+        row is not None
+        and row['status'] == 'ok'
+        and all(row[name] == value for name, value in settings.items())
+        and os.path.isfile(clips.frames_path(data_dir, row['clip']))
+        and os.path.isfile(clips.flow_path(data_dir, row['clip']))
+    )
+
+
+def _hidden(data_dir):
+    return os.path.join(data_dir, '.optical_flow')
+
+
+@contextlib.contextmanager
+def _locked(data_dir):
+    with open(os.path.join(_hidden(data_dir), 'lock'), 'a') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read_rows(data_dir):
+    if not os.path.exists(os.path.join(data_dir, 'clips.csv')):
+        return {}
+    return clips.read_index(data_dir, ok_only=False)
+
+
+def _write_rows(data_dir, folder, index):
+    temporary = os.path.join(folder, 'clips.csv')
+    clips.write_index(temporary, index.values())
+    os.replace(temporary, os.path.join(data_dir, 'clips.csv'))
+
+
+def _merged(index, rows):
+    # A clip that one run finished stays finished when another run fails at it.
+    for row in rows:
+        old = index.get(row['clip'])
+        if row['status'] == 'ok' or old is None or old['status'] != 'ok':
+            index[row['clip']] = row
+    return index
+
+
+def _bury_dead_runs(data_dir):
+    """Merges and removes the folders of dead runs; returns the paths of the others."""
+    living = []
+    for entry in os.scandir(_hidden(data_dir)):
+        if not entry.is_dir():
+            continue
+        owner = os.open(os.path.join(entry.path, 'owner'), os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            silent = time.time() - os.fstat(owner).st_mtime
+            here = entry.name.rsplit('-', 2)[0] == socket.gethostname()
+            if not here and silent < ABANDONED_SECONDS:
+                raise BlockingIOError
+            index = _merged(_read_rows(data_dir), _recorded_rows(entry.path))
+            _write_rows(data_dir, entry.path, index)
+            shutil.rmtree(entry.path, ignore_errors=True)
+        except BlockingIOError:
+            living.append(entry.path)
+        finally:
+            os.close(owner)
+    return living
+
+
+def _recorded_rows(folder):
+    """Rows that a dead run wrote; a line it was killed in is not one."""
+    path = os.path.join(folder, 'rows.jsonl')
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [json.loads(line) for line in file if line.endswith('\n')]
+
+
+def _claim(data_dir, settings, index, living, overwrite):
+    """Writes settings.json, unless files or living runs have other settings."""
+    path = os.path.join(_hidden(data_dir), 'settings.json')
+    claimed = settings
+    if os.path.exists(path):
+        with open(path) as file:
+            claimed = json.load(file)
+    if living and claimed != settings:
+        raise ValueError(
+            f'{data_dir}: another run works there with {_words(claimed)}, not '
+            f'{_words(settings)}: let it end (its files: {living[0]})'
+        )
+    for row in index.values():
+        made_with = {name: row[name] for name in settings}
+        if row['status'] == 'ok' and made_with != settings and not overwrite:
+            raise ValueError(
+                f'{data_dir} has clips made with {_words(made_with)}, not '
+                f'{_words(settings)}: choose another --data_dir, or --overwrite'
+            )
+    temporary = path + '.new'
+    with open(temporary, 'w') as file:
+        json.dump(settings, file)
+    os.replace(temporary, path)
+
+
+def _words(settings):
+    return ' '.join(f'{name} {value}' for name, value in settings.items())

@@ -1,0 +1,93 @@
+"""Processes that work through a list of tasks, one OpenCV thread each.
+
+    for task, result, death in workers.run(function, tasks, count, folder):
+
+Not a concurrent.futures pool: there a decoder that crashes on one video takes the whole
+pool with it and nobody learns which video it was; here that task alone fails. Workers
+end with their parent, whatever ends it.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+
+import cv2
+
+from data import runs
+
+
+def run(function, tasks, count, folder=None):
+    """Yields each task with its result, as they end, from `count` processes.
+
+    Args:
+      function: picklable function of one task.
+      tasks: list of picklable tasks, begun in this order.
+      count: processes.
+      folder: folder of a run, whose `owner` file the workers keep locked, or None.
+
+    Yields:
+      (task, result, death): death is '' or how the process ended over this task; then
+      result is None.
+    """
+    context = multiprocessing.get_context('spawn')
+    waiting = iter(tasks)
+    busy = {}
+    processes = []
+    try:
+        for task in itertools.islice(waiting, count):
+            _begin(context, function, folder, processes, busy, task)
+        while busy:
+            for pipe in multiprocessing.connection.wait(list(busy)):
+                process, task = busy.pop(pipe)
+                try:
+                    result, death = pipe.recv(), ''
+                except EOFError:
+                    process.join()
+                    result, death = None, f'its process died ({process.exitcode})'
+                following = next(waiting, None)
+                if following is not None and death:
+                    _begin(context, function, folder, processes, busy, following)
+                elif following is not None:
+                    pipe.send(following)
+                    busy[pipe] = process, following
+                yield task, result, death
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+
+
+def _begin(context, function, folder, processes, busy, task):
+    """Starts a process on `task` and notes it in `processes` and `busy`."""
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, function, folder))
+    # Ctrl-C reaches every process of a terminal; only the parent decides what it means.
+    # A signal that is ignored here stays ignored in the new process from its start.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.start()
+    signal.signal(signal.SIGINT, handler)
+    theirs.close()
+    processes.append(process)
+    ours.send(task)
+    busy[ours] = process, task
+
+
+def _work(pipe, function, folder):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+    if folder is not None:
+        runs.hold(folder)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
+        while True:
+            pipe.send(function(pipe.recv()))
+
+
+def _end_with_parent():
+    parent = multiprocessing.parent_process()
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,474 @@
+"""Videos to what the networks read: resized frames and the optical flow between them.
+
+    python optical_flow.py --video_dir=UCF-101 --data_dir=data/ucf101
+
+Videos stand in class folders (Archery/anything.avi) or are named as UCF101's
+(v_Archery_g01_c01.avi). The result is described in data/README.md. A second run does
+only what is missing; --shard=0/4 .. 3/4 spread the work over four machines.
+
+Flow: DIS (Kroeger et al., ECCV 2016), Farneback (SCIA 2003) or TV-L1 (Zach et al.,
+DAGM 2007), as OpenCV implements them, between consecutive resized grey frames.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import signal
+import sys
+import time
+
+import cv2
+import numpy as np
+import tqdm
+from absl import app
+from absl import flags
+
+from data import check
+from data import clips
+from data import runs
+from data import videos
+from data import workers
+
+# These hold no count of frames: OpenCV reports duration times rate.
+UNCOUNTED_EXTENSIONS = ('.mpg', '.mpeg', '.mkv', '.webm')
+DIS_PRESETS = {
+    'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    'fast': cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    'medium': cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+FARNEBACK = {
+    'pyr_scale': 0.5,
+    'levels': 3,
+    'winsize': 15,
+    'iterations': 3,
+    'poly_n': 5,
+    'poly_sigma': 1.2,
+    'flags': 0,
+}
+# Where the hues of the colour wheel of Baker et al. (ICCV 2007) stand on its circle of
+# 55, starting at motion to the right: red, yellow, green, cyan, blue, magenta, red.
+WHEEL = (0, 15, 21, 25, 36, 49, 55)
+WHEEL_BGR = ((0, 0, 0, 255, 255, 255, 0), (0, 255, 255, 255, 0, 0, 0),
+             (255, 255, 0, 0, 0, 255, 255))  # fmt: skip
+PREVIEW_ROWS = 5
+
+
+def define_flags():
+    flags.DEFINE_string('video_dir', None, 'Folder of videos, in class folders.')
+    flags.DEFINE_string('data_dir', None, 'Folder for frames and flow.')
+    flags.DEFINE_enum('flow', 'dis', ['dis', 'farneback', 'tvl1'], 'Algorithm.')
+    flags.DEFINE_enum('dis_preset', 'medium', list(DIS_PRESETS), 'Speed of --flow=dis.')
+    flags.DEFINE_float(
+        'flow_bound', clips.FLOW_BOUND, 'Pixels a frame that end the scale.', 0.1
+    )
+    flags.DEFINE_integer('frame_size', clips.FRAME_SIZE, 'Stored height and width.', 32)
+    flags.DEFINE_integer('workers', 0, 'Processes; 0 for one a core.', 0)
+    flags.DEFINE_string('shard', '0/1', 'i/n: only part i (from 0) of n parts.')
+    flags.DEFINE_string('list', None, 'Text file: only these videos, one a line.')
+    flags.DEFINE_bool('overwrite', False, 'Redo clips made with other settings.')
+    flags.DEFINE_bool('keep_truncated', False, 'Keep what decodes of a cut-off video.')
+    flags.DEFINE_integer('preview', 0, 'Write contact sheets of this many clips.', 0)
+    flags.DEFINE_bool('check', False, 'Verify every file in --data_dir.')
+
+
+def open_video(path):
+    """Opens a video of any kind; ValueError with the reason where that fails."""
+    if not os.path.exists(path):
+        raise ValueError('there is no such file')
+    if not os.path.isfile(path):
+        raise ValueError('it is a folder or device, not a file')
+    with open(path, 'rb') as file:
+        if not file.read(1):
+            raise ValueError('the file is empty')
+    # One thread, as the processes share the cores already. Phone videos are turned
+    # upright by the backend, which reads their rotation.
+    one_thread = [cv2.CAP_PROP_N_THREADS, 1]
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, one_thread)
+    if not capture.isOpened():
+        raise ValueError('it cannot be opened as a video')
+    return capture
+
+
+def decode(path):
+    """Yields the frames of a video, uint8 [height, width, 3] BGR, upright.
+
+    Raises:
+      ValueError: the video cannot be opened, with the reason.
+    """
+    yield from _frames(open_video(path))
+
+
+def _frames(capture):
+    while True:
+        whole, frame = capture.read()
+        if not whole:
+            return
+        yield frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+
+
+def resize(frame, size):
+    """A frame squeezed to uint8 [size, size, 3], as the networks see it.
+
+    Bilinear reads every source pixel only while the picture shrinks to no less than
+    half; beyond that, areas are averaged, or fine structure would flicker as motion.
+    """
+    shrinks = min(frame.shape[:2]) >= 2 * size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(frame, (size, size), interpolation=method)
+
+
+def flow_function(name, preset='medium'):
+    """The flow algorithm as a function of two grey frames.
+
+    Args:
+      name: 'dis', 'farneback' or 'tvl1'.
+      preset: for 'dis': 'ultrafast', 'fast' or 'medium'.
+
+    Returns:
+      function of (previous, next), both uint8 [H, W], giving float32 [H, W, 2]: where
+      each pixel of `previous` goes, x and y in pixels. Not for several threads at once.
+
+    Raises:
+      ValueError: the algorithm is unknown or this OpenCV does not have it.
+    """
+    if name == 'farneback':
+        return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, **FARNEBACK)
+    if name == 'dis' and preset in DIS_PRESETS:
+        dis = cv2.DISOpticalFlow_create(DIS_PRESETS[preset])
+        return lambda a, b: dis.calc(a, b, None)
+    if name == 'tvl1':
+        if not hasattr(cv2, 'optflow'):
+            raise ValueError(
+                '--flow=tvl1 needs cv2.optflow: '
+                'pip install opencv-contrib-python in place of opencv-python'
+            )
+        tvl1 = cv2.optflow.createOptFlow_DualTVL1()
+        return lambda a, b: tvl1.calc(a, b, None)
+    raise ValueError(f'there is no flow algorithm {name} {preset}')
+
+
+def flow_to_color(flow, radius=None, bound=clips.FLOW_BOUND):
+    """Flow as colours: hue is direction, saturation is speed, white stands still.
+
+    Args:
+      flow: float [..., H, W, 2] in pixels, or uint8 as stored.
+      radius: speed in pixels of the full colour; None for the fastest pixel's, but
+        not under 1.
+      bound: of stored flow.
+
+    Returns:
+      uint8 [..., H, W, 3], BGR.
+    """
+    if flow.dtype == np.uint8:
+        flow = (flow.astype(np.float32) - clips.FLOW_ZERO) * (bound / 127)
+    x, y = flow[..., 0], flow[..., 1]
+    speed = np.hypot(x, y)
+    if radius is None:
+        radius = max(1, speed.max())
+    speed = np.minimum(speed / radius, 1)
+    turn = np.arctan2(y, x) / (2 * math.pi) % 1 * WHEEL[-1]
+    hues = np.stack([np.interp(turn, WHEEL, channel) for channel in WHEEL_BGR], -1)
+    return np.rint(255 - speed[..., np.newaxis] * (255 - hues)).astype(np.uint8)
+
+
+def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
+    """Makes both files of one clip; runs in a worker.
+
+    Args:
+      video_dir, data_dir: the flags.
+      folder: for the files while they are not whole.
+      settings: dict of `flow` (such as 'dis-medium'), `bound`, `size`.
+      keep_truncated: the flag.
+      task: (clip, path of the video below `video_dir`).
+
+    Returns:
+      The clip's row for clips.csv.
+    """
+    clip, path = task
+    row = {**dict.fromkeys(clips.COLUMNS), 'clip': clip, 'source': path, **settings}
+    temporary = [os.path.join(folder, f'{os.getpid()}-{n}.avi') for n in 'xy']
+    try:
+        last = _write_pair(os.path.join(video_dir, path), row, *temporary)
+        if row['frames'] < 2:
+            raise ValueError(
+                'one frame only, so no flow' if row['frames'] else 'no frame decodes'
+            )
+        counted = not path.lower().endswith(UNCOUNTED_EXTENSIONS)
+        got = row['frames'] if counted else last
+        header = row['header_frames'] or 0
+        if header - got > max(2, 0.05 * header) and not keep_truncated:
+            row['status'] = 'truncated'
+            raise ValueError(
+                f'{row["frames"]} of {header} frames decode, the rest is missing or '
+                'damaged (--keep_truncated takes it as it is)'
+            )
+        _assert_whole(temporary[0], row['frames'])
+        _assert_whole(temporary[1], row['frames'] - 1)
+        _publish(temporary, data_dir, clip)
+        return {**row, 'status': 'ok', 'error': ''}
+    except (ValueError, OSError, MemoryError, cv2.error) as error:
+        return {**row, 'status': row['status'] or 'error', 'error': _one_line(error)}
+    finally:
+        for file in temporary:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(file)
+
+
+def _write_pair(source, row, frames_file, flow_file):
+    """Streams a video into both files and its counts into `row`.
+
+    Returns the frames that the time of the last one stands for at the header's rate.
+    """
+    capture = open_video(source)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    fps = round(fps, 3) if math.isfinite(fps) and fps > 0 else 0.0
+    header_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    row.update(fps=fps, frames=0, header_frames=max(0, header_frames))
+    flow_between = flow_function(*row['flow'].split('-'))
+    size = row['size']
+    frames_writer = clips.open_frames_writer(frames_file, size, fps)
+    flow_writer = clips.open_flow_writer(flow_file, size, fps)
+    previous = None
+    for frame in _frames(capture):
+        if previous is None:
+            row['height'], row['width'] = frame.shape[:2]
+        frame = resize(frame, size)
+        frames_writer.write(frame)
+        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        if previous is not None:
+            field = clips.quantize_flow(flow_between(previous, grey), row['bound'])
+            flow_writer.write(clips.flow_picture(field))
+        previous = grey
+        row['frames'] += 1
+    frames_writer.release()
+    flow_writer.release()
+    return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 * fps + 1
+
+
+def _assert_whole(file, count):
+    """ValueError or OSError unless `file` holds `count` whole pictures on the disk."""
+    try:
+        if clips.whole_pictures(file) == count:
+            return
+    except ValueError:
+        pass
+    # OpenCV's writers keep silent about failures; writing to the same file says why.
+    with open(file, 'ab') as probe:
+        probe.write(bytes(1 << 20))
+        probe.flush()
+        os.fsync(probe.fileno())
+    raise ValueError('what was written is not whole (an AVI file ends at 4 GB)')
+
+
+def _publish(temporary, data_dir, clip):
+    """Renames both whole files to where they belong; both or neither stays."""
+    places = [clips.frames_path(data_dir, clip), clips.flow_path(data_dir, clip)]
+    try:
+        for file, place in zip(temporary, places, strict=True):
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            with open(file, 'rb') as written:
+                os.fsync(written.fileno())
+            os.replace(file, place)
+    except OSError:
+        for place in places:
+            with contextlib.suppress(OSError):
+                os.remove(place)
+        raise
+
+
+def _one_line(error):
+    if isinstance(error, cv2.error):
+        return f'OpenCV: {" ".join(error.err.split())}'
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) or type(error).__name__
+
+
+def preview(data_dir, rows):
+    """Writes a contact sheet a clip: frames, their flow in colours, the colour wheel.
+
+    Args:
+      data_dir: folder of preprocessed clips.
+      rows: rows of the clips to show.
+
+    Returns:
+      The paths of the pictures, below <data_dir>/preview/.
+    """
+    paths = []
+    for row in rows:
+        steps = clips.evenly_spaced(row['frames'] - 1, PREVIEW_ROWS)
+        frames = clips.read_frames(data_dir, row['clip'], steps)
+        stored = clips.read_flow(data_dir, row['clip'], steps)
+        flow = (stored.astype(np.float32) - clips.FLOW_ZERO) * (row['bound'] / 127)
+        radius = max(1, np.hypot(flow[..., 0], flow[..., 1]).max())
+        pairs = np.concatenate([frames, flow_to_color(flow, radius)], axis=2)
+        sheet = np.concatenate(pairs)
+        legend = np.full((len(sheet), row['size'], 3), 255, np.uint8)
+        legend[: row['size']] = _wheel(row['size'], radius)
+        path = os.path.join(data_dir, 'preview', row['clip'] + '.png')
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if not cv2.imwrite(path, np.concatenate([sheet, legend], axis=1)):
+            raise ValueError(f'{path} cannot be written')
+        paths.append(path)
+    return paths
+
+
+def _wheel(size, radius):
+    """The legend: a disc of motions, `radius` pixels a frame at its rim."""
+    y, x = np.mgrid[-1.2 : 1.2 : size * 1j, -1.2 : 1.2 : size * 1j]
+    inside = np.hypot(x, y) <= 1
+    disc = np.where(inside, np.stack([x, y]), 0).transpose(1, 2, 0)
+    picture = flow_to_color(disc, 1)
+    text = f'rim: {radius:.1f} pixels/frame'
+    place = (size // 12, size - 2)
+    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size / 560, (0, 0, 0))
+    return picture
+
+
+def preprocess(values):
+    """Makes every clip that is missing; returns dict from failed clip to its reason."""
+    video_dir, data_dir = values.video_dir, values.data_dir
+    if os.path.realpath(data_dir).startswith(os.path.realpath(video_dir) + os.sep):
+        raise ValueError(f'--data_dir={data_dir} lies in --video_dir: choose another')
+    part, parts = videos.parse_shard(values.shard)
+    found = videos.find_videos(video_dir, values.list)
+    found = {clip: p for clip, p in found.items() if videos.in_shard(clip, part, parts)}
+    name = f'dis-{values.dis_preset}' if values.flow == 'dis' else values.flow
+    flow_function(*name.split('-'))  # complains now if this OpenCV lacks it
+    settings = {'flow': name, 'bound': values.flow_bound, 'size': values.frame_size}
+    run = runs.Run(data_dir, settings, values.overwrite)
+    try:
+        todo = {
+            clip: path
+            for clip, path in found.items()
+            if not runs.is_done(data_dir, run.index.get(clip), settings)
+        }
+        run.outdate(todo)
+        classes = len({clip.split('/')[0] for clip in found})
+        print(
+            f'{len(found)} videos of {classes} classes, {len(found) - len(todo)} done '
+            f'before; flow {name}'
+        )
+        # Large clips first, so that none is left running alone at the end.
+        sizes = {clip: _bytes(video_dir, path) for clip, path in todo.items()}
+        tasks = sorted(todo.items(), key=lambda task: (-sizes[task[0]], task[0]))
+        function = functools.partial(
+            convert, video_dir, data_dir, run.folder, settings, values.keep_truncated
+        )
+        work = workers.run(function, tasks, _processes(values), run.folder)
+        rows = _follow(work, run, sizes)
+    finally:
+        run.close()
+    failed = {row['clip']: row['error'] for row in rows if row['status'] != 'ok'}
+    print(f'{len(found) - len(failed)} of {len(found)} clips are ready in {data_dir}')
+    disagree = sum(row['header_frames'] not in (None, row['frames']) for row in rows)
+    if disagree:
+        print(f'{disagree} headers disagree with what decodes: clips.csv has both')
+    return failed
+
+
+def _follow(work, run, sizes):
+    """Records what the workers end with, under a progress bar; returns the rows."""
+    rows, frames, began = [], 0, time.monotonic()
+    bar = tqdm.tqdm(
+        total=sum(sizes.values()),
+        bar_format='{desc}{percentage:3.0f}%|{bar}|{postfix}, {remaining} left',
+        disable=None,
+    )
+    with bar, contextlib.closing(work):
+        for task, row, death in work:
+            row = row or {
+                **dict.fromkeys(clips.COLUMNS),
+                'clip': task[0],
+                'source': task[1],
+                'status': 'error',
+                'error': death,
+            }
+            run.finish(row)
+            rows.append(row)
+            frames += row['frames'] or 0
+            rate = frames / (time.monotonic() - began)
+            bar.set_description_str(f'{len(rows)}/{len(sizes)} clips ', refresh=False)
+            bar.set_postfix_str(f'{rate:.0f} frames/s', refresh=False)
+            bar.update(sizes[task[0]])
+    if rows:
+        seconds = time.monotonic() - began
+        print(f'{frames:,} frames in {seconds:.0f} s, {frames / seconds:.0f} a second')
+    return rows
+
+
+def _bytes(video_dir, path):
+    try:
+        return os.path.getsize(os.path.join(video_dir, path))
+    except OSError:
+        return 0
+
+
+def _processes(values):
+    return values.workers or len(os.sched_getaffinity(0))
+
+
+def verify(values, index):
+    """Checks every file against `index`; returns dict from clip to what is wrong."""
+    function = functools.partial(check.problems_of, values.data_dir)
+    wrong = {clip: 'no row in clips.csv' for clip in check.strangers(values.data_dir, index)}
+    work = workers.run(function, list(index.values()), _processes(values))
+    for row, problem, death in tqdm.tqdm(work, 'check', len(index), disable=None):
+        if problem or death:
+            wrong[row['clip']] = problem or death
+    print(f'{len(index)} clips checked, {len(wrong)} wrong')
+    return wrong
+
+
+def main(values):
+    """Runs what the flags ask for; returns the exit code."""
+    if not values.data_dir:
+        raise ValueError('--data_dir=FOLDER is missing: where frames and flow go')
+    if not (values.video_dir or values.check or values.preview):
+        raise ValueError('--video_dir=FOLDER is missing: where the videos are')
+    bad = preprocess(values) if values.video_dir else {}
+    index = clips.read_index(values.data_dir, ok_only=False)
+    if values.preview:
+        whole = [row for row in index.values() if row['status'] == 'ok']
+        chosen = clips.evenly_spaced(len(whole), min(values.preview, len(whole)))
+        for path in preview(values.data_dir, [whole[n] for n in chosen]):
+            print(path)
+    if values.check:
+        bad.update(verify(values, index))
+    width = max(map(len, bad), default=0)
+    for clip, reason in sorted(bad.items()):
+        print(f'{clip:{width}}  {reason}')
+    return 1 if bad else 0
+
+
+def _parsed(words):
+    app.define_help_flags()
+    rest = flags.FLAGS(words)[1:]
+    if rest:
+        raise ValueError(f'{rest[0]} is no flag: write --name=value')
+    return flags.FLAGS
+
+
+def _stop(number, _):
+    # Once is enough: a second Ctrl-C must not cut the tidying short.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    # The workers inherit these: the reasons people read are in clips.csv, in our words.
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'OFF')
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+    sys.stdout.reconfigure(errors='backslashreplace')
+    define_flags()
+    try:
+        sys.exit(main(_parsed(sys.argv)))
+    except (ValueError, OSError, flags.Error) as error:
+        sys.exit(f'optical_flow.py: {" ".join(str(error).split())}')
+    except KeyboardInterrupt as stop:
+        print('\nstopped; the same command goes on from here', file=sys.stderr)
+        sys.exit(128 + stop.args[0])
