@@ -217,6 +217,7 @@ def write(directory, network, origin, arrays):
             check_finite(f'{origin}: {name}', array)
             path = temporary / f'{name}.npy'
             path.parent.mkdir(parents=True, exist_ok=True)
+            array = np.asarray(array, order='C')  # other orders cannot be shared
             np.save(path, array)
             described['arrays'][name] = {'shape': array.shape, 'sha256': sha256(array)}
         channels = described['arrays']['mean']['shape'][0]
