@@ -98,7 +98,7 @@ class Run:
         """Merges what is left and removes this run's folder, its workers being dead.
 
         Raises:
-          OSError: clips.csv cannot be written; the folder stays and the next run merges.
+          OSError: clips.csv cannot be written; the folder stays for the next run.
         """
         for entry in os.scandir(self.folder):
             if entry.name.endswith('.avi'):

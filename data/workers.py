@@ -65,7 +65,9 @@ def run(function, tasks, count, folder=None):
 def _begin(context, function, folder, processes, busy, task):
     """Starts a process on `task` and notes it in `processes` and `busy`."""
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, function, folder))
+    process = context.Process(
+        target=_work, args=(theirs, function, folder), daemon=True
+    )
     # Ctrl-C reaches every process of a terminal; only the parent decides what it means.
     # A signal that is ignored here stays ignored in the new process from its start.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
