@@ -201,8 +201,9 @@ def _write_pair(source, row, frames_file, flow_file):
     size = row['size']
     frames_writer = clips.open_frames_writer(frames_file, size, fps)
     flow_writer = clips.open_flow_writer(flow_file, size, fps)
-    previous = None
+    previous, last = None, 0.0
     for frame in _frames(capture):
+        last = max(last, capture.get(cv2.CAP_PROP_POS_MSEC))  # 0 at the end of some
         if previous is None:
             row['height'], row['width'] = frame.shape[:2]
         frame = resize(frame, size)
@@ -215,7 +216,7 @@ def _write_pair(source, row, frames_file, flow_file):
         row['frames'] += 1
     frames_writer.release()
     flow_writer.release()
-    return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 * fps + 1
+    return last / 1000 * fps + 1
 
 
 def _assert_whole(file, count):

@@ -31,7 +31,8 @@ def stored(tmp_path_factory):
     flow = np.random.default_rng(3).integers(1, 256, (89, SIZE, SIZE, 2), np.uint8)
     for path in (clips.frames_path(data_dir, CLIP), clips.flow_path(data_dir, CLIP)):
         os.makedirs(os.path.dirname(path))
-    frames_writer = clips.open_frames_writer(clips.frames_path(data_dir, CLIP), SIZE, 25)
+    path = clips.frames_path(data_dir, CLIP)
+    frames_writer = clips.open_frames_writer(path, SIZE, 25)
     for number in range(90):
         frames_writer.write(numbered_frame(number))
     frames_writer.release()
