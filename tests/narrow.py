@@ -1,11 +1,23 @@
-"""Narrow networks for tests: the same code, layers and names, less width."""
+"""Narrow networks for tests: the same code, layers and names, less width.
+
+And what the tests of published formats share: other layouts of a network's layers, and
+the conversion of a file that must succeed or be refused.
+"""
+
+import os
 
 import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
 
 import cnnm
 import vgg
+from weights import convert
+from weights import dump
 
 DIVISOR = 64
+SIZE = 64  # of frames: fc6 sees 2x2 positions of VGG-19, one of CNN-M-2048
+MEAN = np.array([103.939, 116.779, 123.68], np.float32)  # B, G, R
 
 
 def patch(monkeypatch):
@@ -34,3 +46,73 @@ def random_layers(graph, scope, seed=0):
         values = random.standard_normal(variable.shape) * np.sqrt(2 / fan_in)
         layers.setdefault(layer, []).append(values.astype(np.float32))
     return {layer: tuple(pair) for layer, pair in layers.items()}
+
+
+def random_network(function, classes=6, channels=3):
+    """{layer: (weights, biases)} of a random narrow network in our layout."""
+    with tf.Graph().as_default() as graph:
+        images = tf.placeholder(tf.uint8, [None, SIZE, SIZE, channels])
+        function(images, classes, scope='net')
+        return random_layers(graph, 'net')
+
+
+def flipped(layers, first='conv1_1'):
+    """The network for R, G, B from that for B, G, R, or back."""
+    weights, biases = layers[first]
+    return {**layers, first: (np.flip(weights, 2), biases)}
+
+
+def output_first(layers, positions=(2, 2)):
+    """[out, in, H, W] and [out, in], fc6 flattened C, H, W: torch's and Caffe's."""
+    turned = {}
+    for name, (weights, biases) in layers.items():
+        if name == 'fc6':
+            weights = weights.reshape(*positions, -1, weights.shape[-1])
+            weights = np.einsum('hwco->ochw', weights).reshape(biases.size, -1)
+        elif name.startswith('fc'):
+            weights = np.einsum('io->oi', weights)
+        else:
+            weights = np.einsum('hwio->oihw', weights)
+        turned[name] = np.ascontiguousarray(weights), biases
+    return turned
+
+
+def as_convolutions(layers, positions=(2, 2)):
+    """Fully connected layers as [H, W, in, out]: MatConvNet's and slim's."""
+    turned = dict(layers)
+    for name in ('fc6', 'fc7', 'fc8'):
+        weights, biases = layers[name]
+        size = positions if name == 'fc6' else (1, 1)
+        turned[name] = weights.reshape(*size, -1, biases.size), biases
+    return turned
+
+
+def converted(source, network, tmp_path):
+    """Converts; {variable name: array} of the dump."""
+    out = tmp_path / 'converted'
+    convert.convert(source, network, out, SIZE)
+    dump.verify(out)
+    paths = sorted(out.rglob('*.npy'))
+    return {str(p.relative_to(out))[:-4]: np.load(p) for p in paths}
+
+
+def check(arrays, layers, mean=MEAN, scale=1.0, skip=()):
+    """The dump holds the layers to the last bit, and mean and scale."""
+    names = {f'{layer}/{kind}' for layer in layers for kind in ('weights', 'biases')}
+    assert set(arrays) == names | {'mean', 'scale'}
+    for layer, (weights, biases) in layers.items():
+        if layer not in skip:
+            np.testing.assert_array_equal(arrays[f'{layer}/weights'], weights, layer)
+        np.testing.assert_array_equal(arrays[f'{layer}/biases'], biases, layer)
+    np.testing.assert_allclose(arrays['mean'], mean, rtol=1e-6)
+    np.testing.assert_allclose(arrays['scale'], scale, rtol=1e-6)
+
+
+def refused(source, tmp_path, match, network='vgg19'):
+    """One line that says `match`, and nothing written."""
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(ValueError, match=match) as error:
+        convert.convert(source, network, tmp_path / 'refused', SIZE)
+    assert '\n' not in str(error.value)
+    assert str(source) in str(error.value) or source.name in str(error.value)
+    assert sorted(os.listdir(tmp_path)) == before
