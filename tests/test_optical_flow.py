@@ -25,9 +25,11 @@ SIZE = '--frame_size=64'
 
 
 def texture(height=120, width=160, seed=0):
-    noise = np.random.default_rng(seed).uniform(0, 255, (height, width, 3))
+    """Smooth spots, brown: stored chroma is too coarse for spots of every colour."""
+    noise = np.random.default_rng(seed).uniform(0, 255, (height, width))
     smooth = cv2.GaussianBlur(noise, (0, 0), 3)
-    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    grey = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
+    return (grey[:, :, np.newaxis] * (0.6, 0.8, 1)).astype(np.uint8)
 
 
 def draw(path, frames=8, shift=(2, 1), fourcc='MJPG', seed=0):
