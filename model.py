@@ -1,0 +1,565 @@
+"""The hybrid of arXiv:1504.01561 as graph functions: streams, LSTMs, fusion, softmax.
+
+    frames -> VGG-19 -> fc6 --LSTM 1024 -> 512, last valid step--> [B, 512]
+    stacks -> CNN-M  -> fc6 --LSTM 1024 -> 512, last valid step--> [B, 512]
+    mean over time of both fc6 -> 200 per stream -> regularized fusion 200
+    [512 | 512 | 200] -> one softmax (or three softmaxes, linearly combined)
+
+No session, file or flag here: `train.py` and `evaluate.py` own those.
+
+Letters used in every shape:
+    B clips   T steps   L flow fields in a stack   H, W height and width
+    D feature width   U LSTM units   F fusion units   C classes
+"""
+
+import tensorflow.compat.v1 as tf
+
+import cnnm
+import vgg
+from data import augment
+from weights import initial
+
+BRANCHES = ('spatial_lstm', 'motion_lstm', 'fusion')
+STREAMS = ('spatial', 'motion')
+CNN_SCOPE = {'spatial': 'spatial/vgg_19', 'motion': 'motion/cnn_m_2048'}
+LSTM_UNITS = (1024, 512)
+FUSION_UNITS = 200
+FUSION_WEIGHTS = 'regularized_fusion_network/fusion/weights'
+
+
+# -- streams --------------------------------------------------------------------------
+
+
+def cnn(stream, images, num_classes=1000, keep_prob=1.0, dropout_seed=None):
+    """The stream's CNN under its scope; returns (logits [N, C], end_points)."""
+    with tf.variable_scope(stream):
+        if stream == 'spatial':
+            return vgg.vgg_19(images, num_classes, keep_prob, dropout_seed)
+        return cnnm.cnn_m_2048(images, num_classes, keep_prob, dropout_seed)
+
+
+def scaled(features, stream):
+    """Divides features by the stream's scale, a variable that training sets once.
+
+    fc6 of different networks differ in size by orders of magnitude, and LSTM gates
+    saturate on large inputs.
+    """
+    with tf.variable_scope('inputs'):
+        scale = tf.get_variable(
+            f'{stream}_scale', [], tf.float32, tf.ones_initializer(), trainable=False
+        )
+    return features / scale
+
+
+# -- LSTM -----------------------------------------------------------------------------
+
+
+def lstm(inputs, lengths, units):
+    """One LSTM layer (Hochreiter & Schmidhuber 1997, forget gate of Gers et al. 2000).
+
+        i, j, f, o = x_t W + h_{t-1} R + b
+        c_t = sigmoid(f + 1) c_{t-1} + sigmoid(i) tanh(j)
+        h_t = sigmoid(o) tanh(c_t)
+
+    x W of all steps is one matrix product before the loop: a product of B*T rows uses
+    the machine far better than T products of B rows.
+
+    Args:
+      inputs: float32 [B, T, D].
+      lengths: int32 [B], valid steps of each clip, at least 1. Past them the state
+        stands still.
+      units: U.
+
+    Returns:
+      (outputs [B, T, U], last [B, U]): h at each step, and at the last valid step.
+    """
+    assert inputs.shape.rank == 3, 'inputs are [B, T, D]'
+    depth = int(inputs.shape[-1])
+    kernel = initial.variable('kernel', [depth, 4 * units], depth**-0.5)
+    recurrent = initial.variable('recurrent_kernel', [units, 4 * units], units**-0.5)
+    bias = initial.variable('bias', [4 * units], 0)
+
+    batch, steps = tf.shape(inputs)[0], tf.shape(inputs)[1]
+    flat = tf.reshape(tf.transpose(inputs, [1, 0, 2]), [-1, depth])  # [T*B, D]
+    projected = tf.reshape(flat @ kernel + bias, [steps, batch, 4 * units])
+    xs = tf.TensorArray(tf.float32, steps).unstack(projected)
+
+    def step(t, c, h, hs):
+        i, j, f, o = tf.split(xs.read(t) + h @ recurrent, 4, axis=1)  # [B, U] each
+        new_c = tf.sigmoid(f + 1) * c + tf.sigmoid(i) * tf.tanh(j)
+        new_h = tf.sigmoid(o) * tf.tanh(new_c)
+        valid = (t < lengths)[:, None]
+        c, h = tf.where_v2(valid, new_c, c), tf.where_v2(valid, new_h, h)
+        return t + 1, c, h, hs.write(t, h)
+
+    zero = tf.zeros([batch, units])
+    hs = tf.TensorArray(tf.float32, steps, element_shape=[None, units])
+    start = (0, zero, zero, hs)
+    _, _, last, hs = tf.while_loop(lambda t, *_: t < steps, step, start)
+    outputs = tf.transpose(hs.stack(), [1, 0, 2])  # [B, T, U]
+    last.set_shape([None, units])
+    return outputs, last
+
+
+def lstm_stack(features, lengths, units, keep_prob, dropout_seed):
+    """LSTM layers on one stream's features; the last valid step stands for the clip.
+
+    Args:
+      features: float32 [B, T, D].
+      lengths: int32 [B].
+      units: units of each layer.
+      keep_prob: dropout between layers (never inside the recurrence).
+      dropout_seed: int32 [2], (seed, step).
+
+    Returns:
+      float32 [B, units[-1]].
+    """
+    outputs = features
+    for layer, layer_units in enumerate(units):
+        name = f'layer_{layer + 1}'
+        if layer:
+            outputs = vgg.dropout(outputs, keep_prob, dropout_seed, name)
+        with tf.variable_scope(name):
+            outputs, last = lstm(outputs, lengths, layer_units)
+    return last
+
+
+# -- regularized fusion ---------------------------------------------------------------
+
+
+def mean_over_time(features, lengths):
+    """Mean of the valid steps, [B, T, D] -> [B, D]: the video-level feature."""
+    valid = tf.sequence_mask(lengths, tf.shape(features)[1], tf.float32)  # [B, T]
+    total = tf.reduce_sum(features * valid[:, :, None], axis=1)
+    return total / tf.cast(lengths, tf.float32)[:, None]
+
+
+def regularized_fusion_network(means, units=FUSION_UNITS):
+    """h = relu([relu(mean_s W_s + b_s), relu(mean_m W_m + b_m)] W_E + b_E).
+
+    Args:
+      means: dict stream -> float32 [B, D].
+      units: F.
+
+    Returns:
+      float32 [B, F].
+    """
+    hidden = []
+    for stream, mean in means.items():
+        with tf.variable_scope(stream):
+            weights, biases = initial.weights_and_biases([int(mean.shape[-1]), units])
+        hidden.append(tf.nn.relu(mean @ weights + biases))  # [B, F]
+    with tf.variable_scope('fusion'):
+        weights, biases = initial.weights_and_biases([len(hidden) * units, units])
+    return tf.nn.relu(tf.concat(hidden, axis=1) @ weights + biases)
+
+
+def group_norms(fusion_weights):
+    """Norms of W_E's columns [F]: a column is all that enters one fusion unit, from
+    both streams, so switching it off switches off a unit of both."""
+    return tf.sqrt(tf.reduce_sum(tf.square(fusion_weights), axis=0))
+
+
+def proximal_step(weights, gradient, rate, l1, l21, l2):
+    """Proximal gradient step on l1 |W|_1 + l21 |W|_{2,1} + l2/2 |W|_F^2.
+
+    Soft thresholding of entries, then shrinking of columns, then of the whole: in this
+    order, and no other, it is the proximal operator of the sum.
+
+    Args:
+      weights: float32 [2F, F].
+      gradient: of the loss without these three terms.
+      rate: learning rate.
+      l1, l21, l2: strengths.
+
+    Returns:
+      The new weights.
+    """
+    v = weights - rate * gradient
+    v = tf.sign(v) * tf.maximum(tf.abs(v) - rate * l1, 0)
+    norms = group_norms(v)
+    v *= tf.math.divide_no_nan(tf.maximum(norms - rate * l21, 0), norms)
+    return v / (1 + rate * l2)
+
+
+# -- the hybrid -----------------------------------------------------------------------
+
+
+def streams_of(branches):
+    """The streams that the branches need, in the order of STREAMS."""
+    return [s for s in STREAMS if f'{s}_lstm' in branches or 'fusion' in branches]
+
+
+def hybrid(
+    features,
+    lengths,
+    num_classes,
+    branches=BRANCHES,
+    head='concat',
+    lstm_units=LSTM_UNITS,
+    keep_prob=1.0,
+    dropout_seed=None,
+):
+    """LSTMs on both streams and the fusion network beside them, then the softmax.
+
+    Args:
+      features: dict stream -> float32 [B, T, D]; needs the streams of `branches`.
+      lengths: int32 [B], valid steps.
+      num_classes: C.
+      branches: subset of BRANCHES.
+      head: 'concat', one softmax over all branches' features side by side, or 'late',
+        a softmax for each branch, linearly combined with learned weights.
+      lstm_units: units of each LSTM layer.
+      keep_prob: dropout between LSTM layers and before the softmax.
+      dropout_seed: int32 [2], (seed, step).
+
+    Returns:
+      (logits [B, C], end_points): end_points has each branch's features [B, U] under
+      its name and its part of the logits [B, C] under `<branch>/logits`. For 'late'
+      the logits are log probabilities.
+    """
+    inputs = {s: scaled(features[s], s) for s in streams_of(branches)}
+    end_points = {}
+    for stream in STREAMS:
+        if f'{stream}_lstm' in branches:
+            with tf.variable_scope(f'{stream}_lstm'):
+                end_points[f'{stream}_lstm'] = lstm_stack(
+                    inputs[stream], lengths, lstm_units, keep_prob, dropout_seed
+                )
+    if 'fusion' in branches:
+        with tf.variable_scope('regularized_fusion_network'):
+            means = {s: mean_over_time(x, lengths) for s, x in inputs.items()}
+            end_points['fusion'] = regularized_fusion_network(means)
+
+    head_function = {'concat': one_softmax, 'late': combined_softmaxes}[head]
+    with tf.variable_scope('softmax'):
+        parts = {
+            name: vgg.dropout(end_points[name], keep_prob, dropout_seed, name)
+            for name in BRANCHES
+            if name in branches
+        }
+        logits, part_logits = head_function(parts, num_classes)
+    for name, value in part_logits.items():
+        end_points[f'{name}/logits'] = value
+    return logits, end_points
+
+
+def one_softmax(parts, num_classes):
+    """One softmax over the concatenation, 512 + 512 + 200 = 1224 wide.
+
+    Its logits are the sum of one block for each branch (and the biases).
+    """
+    widths = [int(part.shape[-1]) for part in parts.values()]
+    width = sum(widths)
+    weights = initial.variable('weights', [width, num_classes], width**-0.5)
+    biases = initial.variable('biases', [num_classes], 0)
+    blocks = dict(zip(parts, tf.split(weights, widths), strict=True))
+    logits = tf.concat(list(parts.values()), axis=1) @ weights + biases
+    return logits, {name: part @ blocks[name] for name, part in parts.items()}
+
+
+def combined_softmaxes(parts, num_classes):
+    """log of sum_k a_k softmax(logits_k), a = softmax of a learned vector.
+
+    The form of figure 1: every branch has its own softmax, the scores are combined
+    linearly. The weights a start equal and are learned by backpropagation.
+    """
+    part_logits = {}
+    for name, part in parts.items():
+        with tf.variable_scope(name):
+            own_logits, _ = one_softmax({name: part}, num_classes)
+        part_logits[name] = own_logits
+    with tf.variable_scope('combination'):
+        scores = initial.variable('scores', [len(parts)], 0)
+    log_a = tf.nn.log_softmax(scores)  # [K]
+    log_p = tf.stack([tf.nn.log_softmax(x) for x in part_logits.values()], axis=1)
+    return tf.reduce_logsumexp(log_p + log_a[None, :, None], axis=1), part_logits
+
+
+# -- whole graphs, from placeholders --------------------------------------------------
+
+
+def placeholder_inputs(**shapes_and_types):
+    """Placeholders in the scope `inputs`: name=(dtype, shape); returns them by name.
+
+    Every graph has labels int32 [B], keep_prob float32 [] and dropout_seed int32 [2].
+    """
+    common = {
+        'labels': (tf.int32, [None]),
+        'keep_prob': (tf.float32, []),
+        'dropout_seed': (tf.int32, [2]),
+    }
+    with tf.name_scope('inputs'):
+        return {
+            name: tf.placeholder(dtype, shape, name)
+            for name, (dtype, shape) in {**shapes_and_types, **common}.items()
+        }
+
+
+CROP_INPUTS = {
+    'crop_scale': (tf.float32, [None]),
+    'place': (tf.int32, [None]),
+    'mirrored': (tf.bool, [None]),
+}
+
+
+def picture_shape(stream, size, stack_length):
+    """[H, W, channels] of one picture of the stream: 3 colours or 2L flow channels."""
+    return [size, size, 3 if stream == 'spatial' else 2 * stack_length]
+
+
+def cnn_classifier(stream, size, stack_length, num_classes):
+    """One stream's CNN with its own softmax, from stored pixels.
+
+    Returns:
+      (inputs, logits [B, C], end_points); `images` is uint8 [B, H, W, 3 or 2L].
+    """
+    shape = picture_shape(stream, size, stack_length)
+    inputs = placeholder_inputs(images=(tf.uint8, [None, *shape]), **CROP_INPUTS)
+    with tf.name_scope('inputs'):
+        crops = augment.crop_and_mirror(
+            inputs['images'],
+            inputs['crop_scale'],
+            inputs['place'],
+            inputs['mirrored'],
+        )
+    logits, end_points = cnn(
+        stream, crops, num_classes, inputs['keep_prob'], inputs['dropout_seed']
+    )
+    return inputs, logits, end_points
+
+
+def hybrid_classifier(widths, num_classes, branches, head, lstm_units):
+    """The hybrid on cached features.
+
+    Args:
+      widths: dict stream -> D of its features.
+
+    Returns:
+      (inputs, logits [B, C], end_points); inputs has each stream float16 [B, T, D] by
+      its name and `lengths` int32 [B].
+    """
+    inputs = placeholder_inputs(
+        lengths=(tf.int32, [None]),
+        **{s: (tf.float16, [None, None, width]) for s, width in widths.items()},
+    )
+    with tf.name_scope('inputs'):
+        features = {s: tf.cast(inputs[s], tf.float32) for s in widths}
+    logits, end_points = hybrid(
+        features,
+        inputs['lengths'],
+        num_classes,
+        branches,
+        head,
+        lstm_units,
+        inputs['keep_prob'],
+        inputs['dropout_seed'],
+    )
+    return inputs, logits, end_points
+
+
+def joint_classifier(size, stack_length, num_classes, branches, head, lstm_units):
+    """Everything in one graph, from stored pixels: CNNs, LSTMs, fusion, softmax.
+
+    Returns:
+      (inputs, logits [B, C], end_points); inputs has each stream uint8
+      [B, T, H, W, 3 or 2L] by its name, `lengths` and one crop and mirror a clip.
+    """
+    streams = streams_of(branches)
+    shapes = {s: picture_shape(s, size, stack_length) for s in streams}
+    inputs = placeholder_inputs(
+        lengths=(tf.int32, [None]),
+        **{s: (tf.uint8, [None, None, *shape]) for s, shape in shapes.items()},
+        **CROP_INPUTS,
+    )
+    features, fc6 = {}, {}
+    for stream in streams:
+        clips_and_steps = tf.shape(inputs[stream])[:2]
+        with tf.name_scope('inputs'):
+            images = tf.reshape(inputs[stream], [-1, *shapes[stream]])  # [B*T, H, W, .]
+            draws = [
+                tf.repeat(inputs[name], clips_and_steps[1]) for name in CROP_INPUTS
+            ]
+            images = augment.crop_and_mirror(images, *draws)
+        _, cnn_points = cnn(
+            stream,
+            images,
+            num_classes,
+            inputs['keep_prob'],
+            inputs['dropout_seed'],
+        )
+        fc6[f'{stream}/fc6'] = cnn_points['fc6']  # [B*T, D]
+        width = int(cnn_points['fc6'].shape[-1])
+        shape = tf.concat([clips_and_steps, [width]], axis=0)
+        features[stream] = tf.reshape(cnn_points['fc6'], shape)  # [B, T, D]
+        features[stream].set_shape([None, None, width])
+    logits, end_points = hybrid(
+        features,
+        inputs['lengths'],
+        num_classes,
+        branches,
+        head,
+        lstm_units,
+        inputs['keep_prob'],
+        inputs['dropout_seed'],
+    )
+    return inputs, logits, {**end_points, **fc6}
+
+
+def classifier(settings, num_classes, size, widths=None):
+    """The graph that a stage trains and evaluation runs, from placeholders to logits.
+
+    Args:
+      settings: the run's flags: stage, stack_length, branches, head, lstm_units.
+      num_classes: C.
+      size: side of the stored pictures in pixels.
+      widths: hybrid: dict stream -> D of its cached features.
+
+    Returns:
+      (inputs, logits [B, C], end_points), as the function of the stage says.
+    """
+    stage, stack_length = settings['stage'], settings['stack_length']
+    hybrid_form = (settings['branches'], settings['head'], settings['lstm_units'])
+    if stage in STREAMS:
+        return cnn_classifier(stage, size, stack_length, num_classes)
+    if stage == 'hybrid':
+        return hybrid_classifier(widths, num_classes, *hybrid_form)
+    return joint_classifier(size, stack_length, num_classes, *hybrid_form)
+
+
+# -- parameters ------------------------------------------------------------------------
+
+
+def load_cnn(session, stream, directory, cross_modality=False):
+    """Loads a stream's dump; returns the full names of the variables loaded."""
+    scope = CNN_SCOPE[stream]
+    if stream == 'motion':
+        report = cnnm.load_weights(session, directory, scope, cross_modality)
+    else:
+        report = vgg.load_weights(session, directory, scope)
+    return {f'{scope}/{name}' for name in report.loaded}
+
+
+def save_cnn(session, stream, directory, origin):
+    """Saves a stream's CNN as a dump."""
+    network = {'spatial': vgg, 'motion': cnnm}[stream]
+    network.save_weights(session, directory, CNN_SCOPE[stream], origin)
+
+
+def initialize(session, settings, cnns):
+    """Loads the CNNs that the stage's graph holds and starts everything else.
+
+    Args:
+      session: of the graph that `classifier` built.
+      settings: the run's flags.
+      cnns: dict stream -> {'weights': folder of a dump, or None}.
+
+    Returns:
+      Names of the variables that came from dumps.
+    """
+    loaded = set()
+    if settings['stage'] != 'hybrid':
+        for stream, of_stream in cnns.items():
+            if of_stream['weights']:
+                directory = of_stream['weights']
+                loaded |= load_cnn(
+                    session, stream, directory, settings['cross_modality']
+                )
+    rest = [v for v in tf.global_variables() if v.op.name not in loaded]
+    session.run(tf.variables_initializer(rest))
+    return loaded
+
+
+def set_scales(session, scales):
+    """Sets the scale of each stream's features, dict stream -> float."""
+    by_name = {v.op.name: v for v in tf.global_variables()}
+    for stream, scale in scales.items():
+        initializer = by_name[f'inputs/{stream}_scale'].initializer
+        session.run(initializer, {initializer.inputs[1]: scale})
+
+
+# -- loss and updates -----------------------------------------------------------------
+
+
+def cross_entropy(logits, labels):
+    """Mean cross entropy; labels int32 [B], from 0 to C - 1."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=labels, logits=logits
+    )
+    return tf.reduce_mean(losses)
+
+
+def weight_decay(variables):
+    """1/2 sum ||W||_F^2 over the matrices and filters among the variables."""
+    matrices = [v for v in variables if v.shape.rank > 1]
+    return tf.add_n([tf.nn.l2_loss(v) for v in matrices])
+
+
+def clipped_gradients(loss, variables, clip_norm):
+    """Gradients, scaled down together where their global norm exceeds clip_norm."""
+    gradients = tf.gradients(loss, variables)
+    if clip_norm > 0:
+        gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
+    return gradients
+
+
+def loss_parts(logits, labels, variables, decay):
+    """What is minimized and what is logged.
+
+    Args:
+      logits: float32 [B, C].
+      labels: int32 [B].
+      variables: what is trained.
+      decay: lambda1, strength of the weight decay. W_E is decayed by its own step.
+
+    Returns:
+      dict of scalars by the name they have in the log; `loss` is what is minimized.
+    """
+    others = [v for v in variables if v.op.name != FUSION_WEIGHTS]
+    parts = {
+        'cross_entropy': cross_entropy(logits, labels),
+        'weight_decay': decay * weight_decay(others),
+    }
+    parts['loss'] = tf.add_n(list(parts.values()))
+    right = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
+    parts['accuracy'] = tf.reduce_mean(tf.cast(right, tf.float32))
+    for weights in variables:
+        if weights.op.name == FUSION_WEIGHTS:
+            off = tf.equal(group_norms(weights), 0)
+            parts['fusion_units_off'] = tf.reduce_sum(tf.cast(off, tf.int32))
+    return parts
+
+
+def training(loss, variables, rate, settings):
+    """One update of every variable, all from the same gradients: the proximal step for
+    the fusion weights W_E, the optimizer for the rest.
+
+    Args:
+      loss: float32 [].
+      variables: what is trained.
+      rate: float32 [], the optimizer's learning rate now.
+      settings: the run's flags: optimizer, learning_rate, clip_norm, fusion_*.
+
+    Returns:
+      The train op.
+    """
+    fusion = [v for v in variables if v.op.name == FUSION_WEIGHTS]
+    others = [v for v in variables if v.op.name != FUSION_WEIGHTS]
+    gradients = clipped_gradients(loss, others + fusion, settings['clip_norm'])
+    optimizer = {
+        'momentum': lambda: tf.train.MomentumOptimizer(rate, 0.9),
+        'adam': lambda: tf.train.AdamOptimizer(rate),
+    }[settings['optimizer']]()
+    updates = [optimizer.apply_gradients(zip(gradients, others, strict=False))]
+    fusion_rate = rate * (settings['fusion_rate'] / settings['learning_rate'])
+    for weights, gradient in zip(fusion, gradients[len(others) :], strict=True):
+        stepped = proximal_step(
+            weights,
+            gradient,
+            fusion_rate,
+            settings['fusion_l1'],
+            settings['fusion_l21'],
+            settings['fusion_l2'],
+        )
+        updates.append(weights.assign(stepped))
+    return tf.group(*updates)

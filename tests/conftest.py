@@ -1,0 +1,58 @@
+"""Fixtures the tests share: the checkout on the path, graphs, the real clips."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def graph():
+    """A fresh TensorFlow graph with seed 0, the default one during the test."""
+    import tensorflow.compat.v1 as tf
+
+    with tf.Graph().as_default() as fresh:
+        tf.set_random_seed(0)
+        yield fresh
+
+
+@pytest.fixture(scope='session')
+def real_clips():
+    """Folder of real videos named by REAL_CLIPS; skips where it is not set."""
+    folder = os.environ.get('REAL_CLIPS', '')
+    if not os.path.isdir(folder):
+        pytest.skip('REAL_CLIPS names no folder of real clips')
+    return pathlib.Path(folder)
+
+
+@pytest.fixture(scope='session')
+def run_script():
+    """Runs one of the project's programs as a user does, from the checkout.
+
+    Call it with the words after `python`; `code` is the exit code that is expected.
+    Returns the finished process, its stdout and stderr as text.
+    """
+
+    def run(*words, code=0, timeout=600, **environment):
+        done = subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == code, (
+            f'exit code {done.returncode}, expected {code}\n'
+            f'{done.stdout[-4000:]}\n{done.stderr[-4000:]}'
+        )
+        return done
+
+    return run

@@ -1,0 +1,533 @@
+"""Trains the two-stream hybrid of arXiv:1504.01561, one stage at a time.
+
+    python train.py --stage=spatial  --data_dir=data/ucf101 --train_dir=runs/spatial
+    python train.py --stage=motion   --data_dir=data/ucf101 --train_dir=runs/motion
+    python train.py --stage=hybrid   --data_dir=data/ucf101 --train_dir=runs/hybrid \\
+        --spatial_weights=runs/spatial --motion_weights=runs/motion
+
+`spatial` and `motion` train one CNN with its own softmax on random frames or stacks;
+`features` fills the feature cache; `hybrid` trains LSTMs, fusion and softmax on cached
+features (and fills what is missing of them); `joint` trains everything from pixels.
+
+The same command continues a run that was stopped. On the CPU, with the same number of
+threads, it ends with the same bits as a run that was not.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+# TensorFlow's start-up notes would bury the one line that says what is wrong
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+import tensorflow.compat.v1 as tf
+import tqdm
+
+import model
+from data import augment
+from data import batches
+from data import clips
+from data import features
+from data import splits
+from weights import dump
+from weights import checkpoints
+
+FLAGS = tf.app.flags.FLAGS
+
+STAGES = ('spatial', 'motion', 'features', 'hybrid', 'joint')
+# What a stage takes where a flag is not given. The CNNs follow the two-stream recipe
+# (momentum .9, batches of random samples, rate down by ten late in training, dropout
+# .9 for flow trained from scratch being too much on small data, so .5 for both).
+DEFAULTS = {
+    'spatial': {
+        'optimizer': 'momentum',
+        'learning_rate': 1e-3,
+        'steps': 2000,
+        'batch_size': 32,
+        'keep_prob': 0.5,
+        'weight_decay': 5e-4,
+    },
+    'motion': {
+        'optimizer': 'momentum',
+        'learning_rate': 5e-3,
+        'steps': 10000,
+        'batch_size': 32,
+        'keep_prob': 0.5,
+        'weight_decay': 5e-4,
+    },
+    'features': {},
+    'hybrid': {
+        'optimizer': 'adam',
+        'learning_rate': 3e-4,
+        'steps': 2000,
+        'batch_size': 32,
+        'keep_prob': 0.5,
+        'weight_decay': 3e-5,
+    },
+    'joint': {
+        'optimizer': 'momentum',
+        'learning_rate': 1e-4,
+        'steps': 2000,
+        'batch_size': 2,
+        'keep_prob': 0.5,
+        'weight_decay': 3e-5,
+    },
+}
+# Signals that asked to stop; the loop looks here after every step.
+STOP = []
+
+
+def define_flags():
+    """Defines the flags; called under __main__ alone, so importing adds none."""
+    flags = tf.app.flags
+    flags.DEFINE_enum('stage', 'hybrid', STAGES, 'What to train.')
+    flags.DEFINE_string('data_dir', None, 'Folder that optical_flow.py wrote.')
+    flags.DEFINE_string('train_dir', None, 'Folder of this run: checkpoints and logs.')
+    flags.DEFINE_string(
+        'split_dir', '', "List files; '' splits UCF101 names by the group rule."
+    )
+    flags.DEFINE_integer('split', 1, 'Which split of the lists.')
+    flags.DEFINE_string(
+        'group_regex', splits.UCF101_GROUP, "Finds a clip's group in its file name."
+    )
+    flags.DEFINE_bool('allow_missing', False, 'Go on when listed clips are not stored.')
+    for stream in model.STREAMS:
+        flags.DEFINE_string(
+            f'{stream}_weights',
+            None,
+            f'{stream.capitalize()} CNN to start from: a dump, a --train_dir of an '
+            'earlier stage, or the word random.',
+        )
+    flags.DEFINE_bool(
+        'cross_modality', False, 'Start the motion CNN from a dump for colour frames.'
+    )
+    flags.DEFINE_string(
+        'hybrid_weights', None, 'joint: --train_dir of a hybrid run to start from.'
+    )
+    flags.DEFINE_integer('num_steps', 25, 'Evenly spaced steps that stand for a clip.')
+    flags.DEFINE_integer('stack_length', 10, 'Flow fields in a stack, L.')
+    flags.DEFINE_list('branches', list(model.BRANCHES), 'Branches of the hybrid.')
+    flags.DEFINE_enum(
+        'head',
+        'concat',
+        ['concat', 'late'],
+        'One softmax over all features, or one a branch, linearly combined.',
+    )
+    flags.DEFINE_list('lstm_units', list(model.LSTM_UNITS), 'Units of each LSTM layer.')
+    flags.DEFINE_string(
+        'train_layers', 'all', 'CNN layers to train: all, fc, or from this layer up.'
+    )
+    flags.DEFINE_integer('steps', None, 'Training steps (default: by stage).')
+    flags.DEFINE_integer('batch_size', None, 'Clips in a step (default: by stage).')
+    flags.DEFINE_enum(
+        'optimizer', None, ['momentum', 'adam'], 'Optimizer (default: by stage).'
+    )
+    flags.DEFINE_float('learning_rate', None, 'First rate (default: by stage).')
+    flags.DEFINE_list(
+        'decay_steps', None, 'Steps at which the rate falls by ten (default: at 70 %).'
+    )
+    flags.DEFINE_float('keep_prob', None, 'Share of units that dropout keeps.')
+    flags.DEFINE_float('weight_decay', None, 'lambda1 of 1/2 sum ||W||^2.')
+    flags.DEFINE_float(
+        'clip_norm', 10.0, 'Largest global norm of the gradients; 0 for no limit.'
+    )
+    # every lambda near 3e-5 is what notes on the paper report; the rate is ours
+    flags.DEFINE_float('fusion_rate', 1e-2, 'First rate of the proximal step.')
+    flags.DEFINE_float('fusion_l21', 3e-5, 'lambda2 of ||W_E||_2,1.')
+    flags.DEFINE_float('fusion_l1', 3e-5, 'lambda3 of ||W_E||_1.')
+    flags.DEFINE_float('fusion_l2', 3e-5, 'lambda1 of 1/2 ||W_E||^2.')
+    flags.DEFINE_integer('seed', 0, 'Fixes everything random.')
+    flags.DEFINE_integer('log_every', 10, 'Steps between lines of log.jsonl.')
+    flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.')
+    flags.DEFINE_integer('workers', os.cpu_count(), 'Threads that read ahead.')
+    flags.DEFINE_bool('histograms', False, 'Histograms of all weights in TensorBoard.')
+
+
+# -- what the run is ------------------------------------------------------------------
+
+
+def settings_of_stage():
+    """All flags that shape the run, with the stage's defaults, as a plain dict."""
+    own = FLAGS.flags_by_module_dict()[sys.argv[0]]
+    settings = {flag.name: flag.value for flag in own}
+    stage = settings['stage']
+    for name in DEFAULTS['hybrid']:
+        if settings[name] is None:
+            settings[name] = DEFAULTS[stage].get(name)
+    settings['lstm_units'] = [int(units) for units in settings['lstm_units']]
+    if settings['decay_steps'] is None and settings['steps']:
+        settings['decay_steps'] = [int(0.7 * settings['steps'])]
+    settings['decay_steps'] = [int(step) for step in settings['decay_steps'] or []]
+    for name in ('data_dir', 'train_dir'):
+        if not settings[name]:
+            raise ValueError(f'--{name} is needed')
+    unknown = set(settings['branches']) - set(model.BRANCHES)
+    if unknown or not settings['branches']:
+        raise ValueError(
+            f'--branches={",".join(settings["branches"])}: '
+            f'choose from {",".join(model.BRANCHES)}'
+        )
+    for name in ('num_steps', 'stack_length', 'steps', 'batch_size', 'log_every'):
+        if settings[name] is not None and settings[name] < 1:
+            raise ValueError(f'--{name}={settings[name]}: must be at least 1')
+    return settings
+
+
+def streams_of_stage(settings):
+    """The streams whose CNN the stage reads, trains or caches."""
+    if settings['stage'] in model.STREAMS:
+        return [settings['stage']]
+    return model.streams_of(settings['branches'])
+
+
+def describe(settings, split, preprocessing):
+    """All that is stored with the run, as run.json holds it."""
+    return {
+        'settings': settings,
+        'class_names': split.class_names,
+        'list_hashes': split.hashes,
+        'missing': split.missing,
+        'preprocessing': preprocessing,
+        'train_clips': [example.clip for example in split.train],
+        'train_groups': sorted(
+            {f'{split.class_names[e.label]}/{e.group}' for e in split.train}
+        ),
+        'versions': {'python': sys.version.split()[0], 'tensorflow': tf.__version__},
+        'revision': git_revision(),
+        'started': datetime.datetime.now().isoformat(timespec='seconds'),
+        'cnns': {},
+    }
+
+
+def git_revision():
+    """The checkout's commit, '' outside one."""
+    done = subprocess.run(
+        ['git', 'describe', '--always', '--dirty'],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+# -- features -------------------------------------------------------------------------
+
+
+def cache_features(settings, stream, rows, size):
+    """Fills the feature cache of one stream with the clips of `rows`.
+
+    Args:
+      settings: the run's flags.
+      stream: 'spatial' or 'motion'.
+      rows: dict clip -> row of clips.csv.
+      size: side of the stored pictures in pixels.
+
+    Returns:
+      The CNN as run.json keeps it: {'weights', 'fingerprint', 'features', 'width'}.
+    """
+    data_dir, train_dir = settings['data_dir'], settings['train_dir']
+    steps, length = settings['num_steps'], settings['stack_length']
+    shape = model.picture_shape(stream, size, length)
+    path = {'spatial': clips.frames_path, 'motion': clips.flow_path}[stream]
+    weights = checkpoints.find_weights(
+        settings[f'{stream}_weights'], stream, train_dir
+    )
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(settings['seed'])
+        images = tf.placeholder(tf.uint8, [None, *shape], 'images')
+        _, end_points = model.cnn(stream, images)
+        if weights:
+            model.load_cnn(session, stream, weights, settings['cross_modality'])
+        else:
+            weights = os.path.join(train_dir, 'weights', stream)
+            session.run(tf.global_variables_initializer())
+            model.save_cnn(session, stream, weights, 'random')
+            print(f'{stream} CNN: untrained, saved as {weights}')
+        fingerprint = dump.fingerprint(weights)
+        sampling = {'weights': fingerprint, 'layer': 'fc6', 'num_steps': steps}
+        if stream == 'motion':
+            sampling['stack_length'] = length
+        folder = features.directory(data_dir, stream, sampling)
+        features.fill(
+            folder,
+            list(rows),
+            source=lambda clip: path(data_dir, clip),
+            read=lambda clip: batches.sampled_clip(
+                data_dir, stream, rows[clip], steps, length
+            ),
+            extract=lambda pictures: session.run(end_points['fc6'], {images: pictures}),
+            workers=settings['workers'],
+        )
+    return {
+        'weights': weights,
+        'fingerprint': fingerprint,
+        'features': folder.name,
+        'width': int(end_points['fc6'].shape[-1]),
+    }
+
+
+# -- training -------------------------------------------------------------------------
+
+
+def feature_scales(settings, examples, cnns):
+    """The standard deviation of each stream's features over the training clips."""
+    folders = {
+        stream: pathlib.Path(settings['data_dir'], 'features', cnn['features'])
+        for stream, cnn in cnns.items()
+    }
+    names = [example.clip for example in examples]
+    return {s: features.standard_deviation(f, names) for s, f in folders.items()}
+
+
+def reader(settings, examples, index, cnns):
+    """How a step's batch is read: a function step -> dict of the graph's inputs."""
+    data_dir, stage = settings['data_dir'], settings['stage']
+    length, seed = settings['stack_length'], settings['seed']
+    labels = np.array([example.label for example in examples])
+
+    def read(step):
+        count = settings['batch_size']
+        places = batches.positions(step, count, len(examples), seed)
+        rows = [index[examples[place].clip] for place in places]
+        feed = {
+            'labels': labels[places],
+            'keep_prob': settings['keep_prob'],
+            'dropout_seed': [seed, step],
+        }
+        if stage != 'hybrid':
+            feed.update(augment.random_crops(count, seed, step))
+        if stage in model.STREAMS:
+            feed['images'] = batches.random_pictures(
+                data_dir, stage, rows, length, seed, step
+            )
+            return feed
+        feed.update(features.sequences(settings, cnns, rows))
+        return feed
+
+    return read
+
+
+def learning_rate(settings, step):
+    """The first rate, divided by ten at each of --decay_steps."""
+    return settings['learning_rate'] * 0.1 ** sum(
+        step >= decay for decay in settings['decay_steps']
+    )
+
+
+def trained_variables(settings):
+    """The trainable variables that --train_layers names, all outside CNN stages."""
+    variables = tf.trainable_variables()
+    layer = {'all': '', 'fc': 'fc6'}.get(
+        settings['train_layers'], settings['train_layers']
+    )
+    if settings['stage'] not in model.STREAMS or not layer:
+        return variables
+    for first, variable in enumerate(variables):
+        if f'/{layer}/' in variable.name:
+            return variables[first:]
+    raise ValueError(f'--train_layers={layer}: the {settings["stage"]} CNN has none')
+
+
+def train(settings, split, index, size, cnns):
+    """Builds the stage's graph and runs the loop.
+
+    Args:
+      settings: the run's flags.
+      split: a splits.Split.
+      index: rows of clips.csv by clip.
+      size: side of the stored pictures in pixels.
+      cnns: what run.json says of the streams' CNNs.
+
+    Returns:
+      0, or the number of the signal that stopped it.
+
+    Raises:
+      ValueError: the loss is not finite, or the run cannot be continued.
+    """
+    train_dir = settings['train_dir']
+    widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
+    read = reader(settings, split.train, index, cnns)
+    with tf.Graph().as_default() as graph, tf.Session() as session:
+        tf.set_random_seed(settings['seed'])
+        inputs, logits, end_points = model.classifier(
+            settings, len(split.class_names), size, widths
+        )
+        variables = trained_variables(settings)
+        with tf.name_scope('loss'):
+            decay = settings['weight_decay']
+            parts = model.loss_parts(logits, inputs['labels'], variables, decay)
+        with tf.name_scope('train'):
+            rate = tf.placeholder(tf.float32, [], 'learning_rate')
+            train_op = model.training(parts['loss'], variables, rate, settings)
+
+        loaded = model.initialize(session, settings, cnns)
+        # what a frozen CNN holds stands in its dump and is not written again and again
+        frozen = loaded - {variable.op.name for variable in variables}
+        saved = [v for v in tf.global_variables() if v.op.name not in frozen]
+        saver = tf.train.Saver(saved, max_to_keep=2)
+        checkpoint, first = checkpoints.latest(train_dir)
+        if checkpoint:
+            checkpoints.restore(session, checkpoint)
+            print(f'continuing at step {first:,} from {checkpoint}')
+        elif settings['stage'] == 'hybrid':
+            model.set_scales(session, feature_scales(settings, split.train, cnns))
+        elif settings['stage'] == 'joint':
+            start_joint(session, settings, inputs, end_points, read)
+        graph.finalize()
+
+        writer = tf.summary.FileWriter(train_dir, graph)
+        with open(checkpoints.cut_log(train_dir, first), 'a', encoding='utf-8') as log:
+            stopped = False
+            steps = range(first, settings['steps'])
+            feeds = batches.read_ahead(read, steps, settings['workers'])
+            total = settings['steps']
+            progress = tqdm.tqdm(
+                steps, settings['stage'], total, initial=first, unit='step', disable=None
+            )
+            waited, since = 0.0, time.perf_counter()
+            for step in progress:
+                begun = time.perf_counter()
+                feed = {inputs[name]: value for name, value in next(feeds).items()}
+                waited += time.perf_counter() - begun
+                feed[rate] = learning_rate(settings, step)
+                values, _ = session.run([parts, train_op], feed)
+
+                done = step + 1
+                if not np.isfinite(values['loss']):
+                    raise ValueError(
+                        f'step {done}: the loss is not finite ({values}); give a lower '
+                        '--learning_rate, or a smaller --clip_norm'
+                    )
+                if done % settings['log_every'] == 0:
+                    seconds = time.perf_counter() - since
+                    line = {name: value.item() for name, value in values.items()}
+                    line = {'step': done, **line, 'learning_rate': feed[rate]}
+                    log.write(json.dumps(line) + '\n')
+                    log.flush()
+                    speed = settings['batch_size'] * settings['log_every'] / seconds
+                    timing = {'clips_per_second': speed, 'waiting': waited / seconds}
+                    write_scalars(writer, {**line, **timing}, done)
+                    progress.set_postfix_str(
+                        f'loss {line["loss"]:.3f}, accuracy {line["accuracy"]:.2f}, '
+                        f'{speed:.1f} clips/s, waiting {timing["waiting"]:.0%}'
+                    )
+                    waited, since = 0.0, time.perf_counter()
+                stopped = bool(STOP)
+                if stopped or done == total or done % settings['checkpoint_every'] == 0:
+                    checkpoints.save(saver, session, train_dir, done)
+                if stopped:
+                    break
+        writer.close()
+        if stopped:
+            print(f'stopped at step {done:,}; the same command continues')
+            return STOP[0]
+        if settings['stage'] != 'hybrid':
+            for stream in cnns:
+                folder = os.path.join(train_dir, 'weights', stream)
+                model.save_cnn(session, stream, folder, f'trained in {train_dir}')
+                print(f'{stream} CNN saved as {folder}')
+    return 0
+
+
+def start_joint(session, settings, inputs, end_points, read):
+    """Starts LSTMs, fusion and softmax of the joint stage: from --hybrid_weights, or
+    at random with the scale of the first batch's features."""
+    if settings['hybrid_weights']:
+        checkpoint, _ = checkpoints.latest(settings['hybrid_weights'])
+        if not checkpoint:
+            raise ValueError(
+                f'--hybrid_weights={settings["hybrid_weights"]}: no checkpoint there'
+            )
+        names = checkpoints.restore(session, checkpoint, without_slots=True)
+        print(f'loaded from {checkpoint}: {", ".join(names)}')
+        return
+    feed = {inputs[name]: value for name, value in read(0).items()}
+    fc6 = {stream: end_points[f'{stream}/fc6'] for stream in streams_of_stage(settings)}
+    values = session.run(fc6, feed)
+    model.set_scales(session, {stream: x.std() for stream, x in values.items()})
+
+
+def write_scalars(writer, values, step):
+    """Numbers by name to TensorBoard."""
+    writer.add_summary(
+        tf.Summary(
+            value=[tf.Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+        ),
+        step,
+    )
+
+
+def main(_):
+    """Reads the data, checks that the run is the one in --train_dir, trains."""
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    try:
+        settings = settings_of_stage()
+        index = clips.read_index(settings['data_dir'])
+        split = splits.load(
+            index,
+            settings['split_dir'],
+            settings['split'],
+            settings['group_regex'],
+            settings['allow_missing'],
+        )
+        report_split(split)
+        rows = {e.clip: index[e.clip] for e in split.train + split.test}
+        preprocessing = clips.preprocessing_of(rows.values())
+        described = describe(settings, split, preprocessing)
+        for stream in streams_of_stage(settings):  # said before anything is written
+            given = settings[f'{stream}_weights']
+            checkpoints.find_weights(given, stream, settings['train_dir'])
+        stored = checkpoints.start(settings['train_dir'], described)
+        cnns = prepare_cnns(settings, rows, preprocessing['size'])
+        checkpoints.keep_cnns(settings['train_dir'], stored, cnns)
+        if settings['stage'] == 'features':
+            return 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: STOP.append(number))
+        stopped = train(settings, split, rows, preprocessing['size'], cnns)
+        return 128 + stopped if stopped else 0
+    except ValueError as error:
+        sys.exit(f'train.py: {error}')
+
+
+def report_split(split):
+    """Says what is trained on, and what of the lists is missing."""
+    print(
+        f'{len(split.class_names)} classes, {len(split.train):,} train clips, '
+        f'{len(split.test):,} test clips'
+    )
+    if any(split.missing.values()):
+        print(
+            f'partial split: {split.missing["train"]:,} train and '
+            f'{split.missing["test"]:,} test clips of the lists are not stored'
+        )
+
+
+def prepare_cnns(settings, rows, size):
+    """Each stream's CNN as run.json keeps it; fills the feature cache where needed."""
+    if settings['stage'] in ('features', 'hybrid'):
+        return {
+            stream: cache_features(settings, stream, rows, size)
+            for stream in streams_of_stage(settings)
+        }
+    cnns = {}
+    for stream in streams_of_stage(settings):
+        given = settings[f'{stream}_weights']
+        # a CNN that is trained from scratch starts from (seed, variable name)
+        weights = None
+        if given != 'random':
+            weights = checkpoints.find_weights(given, stream, settings['train_dir'])
+        fingerprint = dump.fingerprint(weights) if weights else 'random'
+        cnns[stream] = {'weights': weights, 'fingerprint': fingerprint}
+    return cnns
+
+
+if __name__ == '__main__':
+    define_flags()
+    tf.app.run(main)
