@@ -630,7 +630,7 @@ def test_any_container_and_a_cut_one(tmp_path, run_script):
     pairs = [('avi', 'XVID'), ('mp4', 'mp4v'), ('mov', 'mp4v'), ('mkv', 'MJPG')]
     pairs += [('mpg', 'MPG1'), ('mpeg', 'MPG2'), ('webm', 'VP80')]
     for extension, fourcc in pairs:
-        path = draw(tmp_path / f'videos/A/{extension}.{extension.upper()}', 60)
+        path = tmp_path / f'videos/A/{extension}.{extension.upper()}'
         draw(path, 60, fourcc=fourcc)
     cut = draw(tmp_path / 'videos/A/cut.mkv', 60)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
