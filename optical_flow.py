@@ -90,9 +90,13 @@ def decode(path):
     """Yields the frames of a video, uint8 [height, width, 3] BGR, upright.
 
     Raises:
-      ValueError: the video cannot be opened, with the reason.
+      ValueError: the video cannot be opened; names it and the reason.
     """
-    yield from _frames(open_video(path))
+    try:
+        capture = open_video(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f'{path}: {_one_line(error)}') from error
+    yield from _frames(capture)
 
 
 def _frames(capture):
@@ -261,7 +265,8 @@ def _one_line(error):
 def preprocess(values):
     """Makes every clip that is missing; returns dict from failed clip to its reason."""
     video_dir, data_dir = values.video_dir, values.data_dir
-    if os.path.realpath(data_dir).startswith(os.path.realpath(video_dir) + os.sep):
+    inside = os.path.join(os.path.realpath(data_dir), '')
+    if inside.startswith(os.path.join(os.path.realpath(video_dir), '')):
         raise ValueError(f'--data_dir={data_dir} lies in --video_dir: choose another')
     part, parts = videos.parse_shard(values.shard)
     found = videos.find_videos(video_dir, values.list)
@@ -294,7 +299,7 @@ def preprocess(values):
         run.close()
     failed = {row['clip']: row['error'] for row in rows if row['status'] != 'ok'}
     print(f'{len(found) - len(failed)} of {len(found)} clips are ready in {data_dir}')
-    disagree = sum(row['header_frames'] not in (None, row['frames']) for row in rows)
+    disagree = sum(row['header_frames'] not in (None, 0, row['frames']) for row in rows)
     if disagree:
         print(f'{disagree} headers disagree with what decodes: clips.csv has both')
     return failed

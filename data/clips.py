@@ -11,7 +11,6 @@ y), what is known about each clip in clips.csv.
 """
 
 import csv
-import mmap
 import os
 import struct
 
@@ -131,16 +130,16 @@ def whole_pictures(path):
     """
     count = 0
     position = 0
-    with open(path, 'rb') as file:
+    with open(path, 'rb', buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b''
-    while position + 8 <= size:
-        tag, length = struct.unpack_from('<4sI', data, position)
-        end = position + 8 + length + length % 2
-        if end > size:
-            break
-        count += tag[2:] in (b'dc', b'db') and length > 0
-        position = position + 12 if tag in (b'RIFF', b'LIST') else end
+        while position + 8 <= size:
+            file.seek(position)
+            tag, length = struct.unpack('<4sI', file.read(8))
+            end = position + 8 + length + length % 2
+            if end > size:
+                break
+            count += tag[2:] in (b'dc', b'db') and length > 0
+            position = position + 12 if tag in (b'RIFF', b'LIST') else end
     if position != size or not count:
         raise ValueError(f'{path} is not a whole AVI file')
     return count

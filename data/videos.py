@@ -54,7 +54,9 @@ def find_videos(video_dir, list_file=None):
 
 def _walked(video_dir):
     found = []
-    for folder, subfolders, files in os.walk(video_dir, followlinks=True):
+    for folder, subfolders, files in os.walk(
+        video_dir, onerror=_refuse, followlinks=True
+    ):
         within = os.path.relpath(folder, video_dir)
         # A folder named like a video is reported as one that cannot be read, except
         # where classes stand.
@@ -63,6 +65,10 @@ def _walked(video_dir):
         names = odd + [name for name in files if _is_video(name)]
         found += [os.path.normpath(os.path.join(within, name)) for name in names]
     return sorted(found)
+
+
+def _refuse(error):
+    raise ValueError(f'{error.filename}: {error.strerror}') from error
 
 
 def _is_video(name):

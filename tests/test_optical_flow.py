@@ -483,6 +483,7 @@ def test_a_full_disk_is_named(drawn, tmp_path):
         (['--data_dir=D', '--video_dir=tests/bench'], '--video_dir=tests/bench'),
         (['--data_dir=D', '--check'], 'clips.csv is missing'),
         (['--data_dir=.ci/x', '--video_dir=.'], '--data_dir=.ci/x'),
+        (['--data_dir=.ci', '--video_dir=.ci/'], '--data_dir=.ci lies'),
         (['--data_dir=D', '--video_dir=.ci', '--shard=3'], '--shard=3'),
         (['--data_dir=D', '--video_dir=.ci', '--list=absent'], '--list=absent'),
     ],
@@ -550,6 +551,12 @@ def test_phone_video_comes_upright(tmp_path):
         rotated(phone, degrees)
         upright = next(optical_flow.decode(str(phone)))
         np.testing.assert_array_equal(upright, cv2.rotate(straight, code))
+
+
+def test_decode_names_the_file_it_cannot_open(tmp_path):
+    (tmp_path / 'x.avi').touch()
+    with pytest.raises(ValueError, match=r'x\.avi: the file is empty'):
+        next(optical_flow.decode(str(tmp_path / 'x.avi')))
 
 
 def test_grey_video_has_three_channels(tmp_path):
