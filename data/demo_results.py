@@ -1,0 +1,97 @@
+"""Counts the demo's accuracies and holds them against what is possible.
+
+    python -m data.demo_results --runs=runs/demo --data=data/demo/preprocessed
+
+Each figure is counted again from the run's predictions.csv. The ceilings follow from
+the demo's three binary factors: who cannot tell one of them is right half of the time.
+Ends with exit code 1 where the full model misses 95 %, or an ablation lies more than
+three standard errors off its ceiling: then a clue leaks, or something does not learn.
+"""
+
+import csv
+import glob
+import json
+import math
+import os
+import sys
+
+from absl import app
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+FULL_AT_LEAST = 0.95
+# run -> (ceiling, what is left out). Without LSTMs the mean of features may be weaker.
+CEILINGS = {
+    'full': (1.0, 'nothing: both LSTMs and the fusion network'),
+    'no_lstm': (0.5, 'the LSTMs, so the order'),
+    'no_motion': (0.25, 'the motion stream, so the way of moving and the order'),
+    'no_spatial': (0.5, 'the spatial stream, so the shape'),
+}
+
+
+def define_flags():
+    """Defines the flags; called under __main__ alone, so importing adds none."""
+    flags.DEFINE_string('runs', 'runs/demo', 'Folder of the four runs.')
+    flags.DEFINE_string('data', 'data/demo/preprocessed', 'Folder of the clips.')
+
+
+def accuracy(path):
+    """(share of right predictions, clips) counted from a predictions.csv.
+
+    Raises:
+      ValueError: the file is not there, or has no prediction.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f'{path} is missing: make demo writes it')
+    with open(path, newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f'{path} has no prediction')
+    return sum(row['label'] == row['prediction'] for row in rows) / len(rows), len(rows)
+
+
+def verdict(name, share, count):
+    """'' where the figure is as it must be, else what is wrong with it."""
+    ceiling, _ = CEILINGS[name]
+    if name == 'full':
+        return '' if share >= FULL_AT_LEAST else f'below {FULL_AT_LEAST:.0%}'
+    band = 3 * math.sqrt(ceiling * (1 - ceiling) / count)
+    if share > ceiling + band:
+        return f'above {ceiling + band:.0%}: a clue leaks'
+    if share < ceiling - band and name != 'no_lstm':
+        return f'below {ceiling - band:.0%}'
+    return ''
+
+
+def main(_):
+    """Prints the table, writes results.json, names the pictures."""
+    try:
+        counted = {
+            name: accuracy(os.path.join(FLAGS.runs, name, 'predictions.csv'))
+            for name in CEILINGS
+        }
+    except ValueError as error:
+        sys.exit(f'demo_results.py: {error}')
+    print(f'\n{"run":<12}{"accuracy":>9}{"ceiling":>9}{"clips":>7}  left out')
+    wrong = []
+    for name, (share, count) in counted.items():
+        ceiling, left_out = CEILINGS[name]
+        trouble = verdict(name, share, count)
+        wrong += [f'{name} {share:.1%} is {trouble}'] if trouble else []
+        print(f'{name:<12}{share:>9.1%}{ceiling:>9.0%}{count:>7}  {left_out}')
+    path = os.path.join(FLAGS.runs, 'results.json')
+    with open(path, 'w', encoding='utf-8') as file:
+        json.dump({name: share for name, (share, _) in counted.items()}, file, indent=1)
+    pictures = glob.glob(os.path.join(FLAGS.runs, '*', '*.png'))
+    pictures += glob.glob(os.path.join(FLAGS.data, '**', '*.png'), recursive=True)
+    print(f'\nfigures: {path}\npictures:')
+    for picture in sorted(pictures):
+        print(f'  {picture}')
+    if wrong:
+        sys.exit(f'demo_results.py: {"; ".join(wrong)}')
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)
