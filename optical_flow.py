@@ -310,7 +310,7 @@ def _follow(work, run, sizes):
     rows, frames, began = [], 0, time.monotonic()
     bar = tqdm.tqdm(
         total=sum(sizes.values()),
-        bar_format='{desc}{percentage:3.0f}%|{bar}|{postfix}, {remaining} left',
+        bar_format='{desc}{percentage:3.0f}%|{bar}| {elapsed}{postfix}, {remaining} left',
         disable=None,
     )
     with bar, contextlib.closing(work):
