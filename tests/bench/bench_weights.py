@@ -1,0 +1,159 @@
+"""What loading VGG-19 costs, three ways: seconds, and growth of anonymous memory.
+
+    python -m tests.bench.bench_weights
+
+Each way runs in a process of its own, over a session that is already there:
+  mapped    vgg.load_weights: one memory-mapped array at a time
+  one feed  a pickled dict read whole, every placeholder fed in one run
+  constant  the arrays as constants of the graph
+Anonymous memory is what cannot be dropped and read again from a file (RssAnon of
+proc(5)); its peak is sampled every two milliseconds. A training step follows the mapped
+way and, for comparison, weights initialized at random.
+"""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import vgg
+from weights import dump
+
+MB = 2**20
+
+
+def anonymous():
+    """Anonymous resident memory of this process in bytes."""
+    status = pathlib.Path('/proc/self/status').read_text()
+    return int(status.partition('RssAnon:')[2].split()[0]) * 1024
+
+
+def measured(function):
+    """Runs a function; its seconds, and memory growth at peak and after, in bytes."""
+    before = peak = anonymous()
+    ended = threading.Event()
+
+    def sample():
+        nonlocal peak
+        while not ended.wait(0.002):
+            peak = max(peak, anonymous())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    start = time.perf_counter()
+    function()
+    seconds = time.perf_counter() - start
+    ended.set()
+    sampler.join()
+    return {
+        'seconds': seconds,
+        'peak': max(peak, anonymous()) - before,
+        'after': anonymous() - before,
+    }
+
+
+def make_files(folder):
+    """Random weights of VGG-19 as a dump and as a pickled dict; their size in bytes."""
+    random = np.random.RandomState(0)
+    with tf.Graph().as_default() as graph:
+        vgg.vgg_19(tf.placeholder(tf.uint8, [1, 224, 224, 3]))
+        arrays = {
+            name: random.standard_normal(variable.shape).astype(np.float32) * 0.01
+            for name, variable in dump.variables(graph, 'vgg_19').items()
+        }
+    arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    dump.write(folder / 'dump', vgg.NETWORK, 'random', arrays.items())
+    np.save(folder / 'pickled.npy', arrays, allow_pickle=True)
+    return sum(array.nbytes for array in arrays.values())
+
+
+def read_pickled(folder):
+    """The pickled dict, made by make_files in this run."""
+    return np.load(folder / 'pickled.npy', allow_pickle=True).item()
+
+
+def one_way(way, folder):
+    """Measures one way in this process; prints the figures as JSON."""
+    images = tf.placeholder(tf.uint8, [1, 224, 224, 3])
+    logits, _ = vgg.vgg_19(images)
+    found = dump.variables(tf.get_default_graph(), 'vgg_19')
+    loss = tf.reduce_mean(tf.square(logits))
+    step = tf.train.GradientDescentOptimizer(1e-6).minimize(loss)
+    holders = {n: tf.placeholder(tf.float32, v.shape) for n, v in found.items()}
+    assigned = tf.group(*(found[name].assign(holders[name]) for name in found))
+    session = tf.Session()
+    session.run([found['mean'].initializer, found['scale'].initializer])
+
+    def one_feed():
+        arrays = read_pickled(folder)
+        session.run(assigned, {holders[name]: arrays[name] for name in found})
+
+    def constant():
+        arrays = read_pickled(folder)
+        session.run([found[name].assign(tf.constant(arrays[name])) for name in found])
+
+    ways = {
+        'mapped': lambda: vgg.load_weights(session, folder / 'dump', 'vgg_19'),
+        'one feed': one_feed,
+        'constant': constant,
+        'random': lambda: session.run(tf.global_variables_initializer()),
+    }
+    figures = {'load': measured(ways[way])}
+    if way in ('mapped', 'random'):
+        frame = np.zeros([1, 224, 224, 3], np.uint8)
+        figures['step'] = measured(lambda: session.run(step, {images: frame}))
+        dump.verify(folder / 'dump')
+    print(json.dumps(figures))
+
+
+def run(way, folder):
+    """Measures one way in a fresh process."""
+    words = [sys.executable, '-m', 'tests.bench.bench_weights', way, str(folder)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    """Prints the table and the two figures that are promised."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        size = make_files(folder)
+        print(f'VGG-19, {size / MB:.0f} MB of weights')
+        print(f'{"way":10}{"seconds":>10}{"peak MB":>10}{"after MB":>10}')
+        runs = {}
+        for way, repeats in (('mapped', 3), ('one feed', 3), ('constant', 1)):
+            runs[way] = [run(way, folder)['load'] for _ in range(repeats)]
+            middle = {
+                key: statistics.median(figures[key] for figures in runs[way])
+                for key in ('seconds', 'peak', 'after')
+            }
+            runs[way] = middle
+            print(
+                f'{way:10}{middle["seconds"]:10.2f}{middle["peak"] / MB:10.1f}'
+                f'{middle["after"] / MB:10.1f}'
+            )
+        ratio = runs['mapped']['seconds'] / runs['one feed']['seconds']
+        print(f'mapped takes {ratio:.2f} of the time of one feed (at most 0.33)')
+        # what the step itself needs is its growth over weights that are there already
+        loaded, random = run('mapped', folder), run('random', folder)
+        for when in ('peak', 'after'):
+            extra = loaded['step'][when] - random['step'][when]
+            print(
+                f'a training step after the load, {when}: {extra / size:.2f} x the '
+                f'weights beyond what the step needs (at most 1.05)'
+            )
+
+
+if __name__ == '__main__':
+    if len(sys.argv) == 3:
+        with tf.Graph().as_default():
+            one_way(sys.argv[1], pathlib.Path(sys.argv[2]))
+    else:
+        main()
