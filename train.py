@@ -23,6 +23,7 @@ import sys
 import time
 
 import numpy as np
+
 # TensorFlow's start-up notes would bury the one line that says what is wrong
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import tensorflow.compat.v1 as tf
@@ -32,12 +33,12 @@ import model
 from data import augment
 from data import batches
 from data import clips
+from data import command_line
 from data import features
 from data import splits
-from weights import dump
+from results import summaries
 from weights import checkpoints
-
-FLAGS = tf.app.flags.FLAGS
+from weights import dump
 
 STAGES = ('spatial', 'motion', 'features', 'hybrid', 'joint')
 # What a stage takes where a flag is not given. The CNNs follow the two-stream recipe
@@ -141,6 +142,13 @@ def define_flags():
     flags.DEFINE_float('fusion_l21', 3e-5, 'lambda2 of ||W_E||_2,1.')
     flags.DEFINE_float('fusion_l1', 3e-5, 'lambda3 of ||W_E||_1.')
     flags.DEFINE_float('fusion_l2', 3e-5, 'lambda1 of 1/2 ||W_E||^2.')
+    flags.DEFINE_bool('balanced', False, 'Draw classes evenly, however many clips.')
+    flags.DEFINE_integer(
+        'validation_groups',
+        0,
+        'Groups of the train side held out: accuracy on them at each checkpoint, and '
+        'the best checkpoint kept in best/.',
+    )
     flags.DEFINE_integer('seed', 0, 'Fixes everything random.')
     flags.DEFINE_integer('log_every', 10, 'Steps between lines of log.jsonl.')
     flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.')
@@ -151,9 +159,9 @@ def define_flags():
 # -- what the run is ------------------------------------------------------------------
 
 
-def settings_of_stage():
+def settings_of_stage(values):
     """All flags that shape the run, with the stage's defaults, as a plain dict."""
-    own = FLAGS.flags_by_module_dict()[sys.argv[0]]
+    own = values.flags_by_module_dict()[sys.argv[0]]
     settings = {flag.name: flag.value for flag in own}
     stage = settings['stage']
     for name in DEFAULTS['hybrid']:
@@ -206,12 +214,15 @@ def describe(settings, split, preprocessing):
 
 def git_revision():
     """The checkout's commit, '' outside one."""
-    done = subprocess.run(
-        ['git', 'describe', '--always', '--dirty'],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            ['git', 'describe', '--always', '--dirty'],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        return ''
     return done.stdout.strip()
 
 
@@ -289,11 +300,14 @@ def reader(settings, examples, index, cnns):
     """How a step's batch is read: a function step -> dict of the graph's inputs."""
     data_dir, stage = settings['data_dir'], settings['stage']
     length, seed = settings['stack_length'], settings['seed']
+    count = settings['batch_size']
     labels = np.array([example.label for example in examples])
 
     def read(step):
-        count = settings['batch_size']
-        places = batches.positions(step, count, len(examples), seed)
+        if settings['balanced']:
+            places = batches.balanced_positions(step, count, labels, seed)
+        else:
+            places = batches.positions(step, count, len(examples), seed)
         rows = [index[examples[place].clip] for place in places]
         feed = {
             'labels': labels[places],
@@ -306,11 +320,46 @@ def reader(settings, examples, index, cnns):
             feed['images'] = batches.random_pictures(
                 data_dir, stage, rows, length, seed, step
             )
-            return feed
-        feed.update(features.sequences(settings, cnns, rows))
+        else:
+            feed.update(features.sequences(settings, cnns, rows))
         return feed
 
     return read
+
+
+def held_out_reader(settings, examples, index, cnns):
+    """How held-out clips are read: a function first place -> dict of inputs, without
+    crops and dropout. A CNN alone sees the middle of each clip."""
+
+    def read(first):
+        chosen = examples[first : first + settings['batch_size']]
+        rows = [index[example.clip] for example in chosen]
+        feed = {
+            'labels': np.array([example.label for example in chosen]),
+            'keep_prob': 1.0,
+            'dropout_seed': [0, 0],
+        }
+        if settings['stage'] != 'hybrid':
+            feed.update(augment.whole_pictures(len(chosen)))
+        if settings['stage'] in model.STREAMS:
+            feed['images'] = batches.middle_pictures(
+                settings['data_dir'], settings['stage'], rows, settings['stack_length']
+            )
+        else:
+            feed.update(features.sequences(settings, cnns, rows))
+        return feed
+
+    return read
+
+
+def validate(session, inputs, logits, read, count, settings):
+    """Predictions int [count] on the held-out clips that `read` gives."""
+    predictions = []
+    starts = range(0, count, settings['batch_size'])
+    for batch in batches.read_ahead(read, starts, settings['workers']):
+        feed = {inputs[name]: value for name, value in batch.items()}
+        predictions.append(session.run(logits, feed).argmax(axis=1))
+    return np.concatenate(predictions)
 
 
 def learning_rate(settings, step):
@@ -334,29 +383,32 @@ def trained_variables(settings):
     raise ValueError(f'--train_layers={layer}: the {settings["stage"]} CNN has none')
 
 
-def train(settings, split, index, size, cnns):
+def train(settings, class_names, examples, held_out, index, cnns):
     """Builds the stage's graph and runs the loop.
 
     Args:
       settings: the run's flags.
-      split: a splits.Split.
+      class_names: list of C.
+      examples, held_out: lists of splits.Example; `held_out` may be empty.
       index: rows of clips.csv by clip.
-      size: side of the stored pictures in pixels.
       cnns: what run.json says of the streams' CNNs.
 
     Returns:
-      0, or the number of the signal that stopped it.
+      0, or 128 + the number of the signal that stopped it.
 
     Raises:
       ValueError: the loss is not finite, or the run cannot be continued.
     """
-    train_dir = settings['train_dir']
+    train_dir, total = settings['train_dir'], settings['steps']
+    size = clips.preprocessing_of(index.values())['size']
     widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
-    read = reader(settings, split.train, index, cnns)
+    read = reader(settings, examples, index, cnns)
+    read_held_out = held_out_reader(settings, held_out, index, cnns)
+    held_out_labels = np.array([example.label for example in held_out])
     with tf.Graph().as_default() as graph, tf.Session() as session:
         tf.set_random_seed(settings['seed'])
         inputs, logits, end_points = model.classifier(
-            settings, len(split.class_names), size, widths
+            settings, len(class_names), size, widths
         )
         variables = trained_variables(settings)
         with tf.name_scope('loss'):
@@ -371,39 +423,44 @@ def train(settings, split, index, size, cnns):
         frozen = loaded - {variable.op.name for variable in variables}
         saved = [v for v in tf.global_variables() if v.op.name not in frozen]
         saver = tf.train.Saver(saved, max_to_keep=2)
+        best_saver = tf.train.Saver(saved, max_to_keep=1)
         checkpoint, first = checkpoints.latest(train_dir)
         if checkpoint:
             checkpoints.restore(session, checkpoint)
             print(f'continuing at step {first:,} from {checkpoint}')
         elif settings['stage'] == 'hybrid':
-            model.set_scales(session, feature_scales(settings, split.train, cnns))
+            model.set_scales(session, feature_scales(settings, examples, cnns))
         elif settings['stage'] == 'joint':
             start_joint(session, settings, inputs, end_points, read)
-        graph.finalize()
 
+        histograms = summaries.histograms(variables) if settings['histograms'] else None
+        log_path = checkpoints.cut_log(train_dir, first)
+        best = checkpoints.best_validation(log_path)
+        graph.finalize()
         writer = tf.summary.FileWriter(train_dir, graph)
-        with open(checkpoints.cut_log(train_dir, first), 'a', encoding='utf-8') as log:
-            stopped = False
-            steps = range(first, settings['steps'])
-            feeds = batches.read_ahead(read, steps, settings['workers'])
-            total = settings['steps']
-            progress = tqdm.tqdm(
-                steps, settings['stage'], total, initial=first, unit='step', disable=None
-            )
-            waited, since = 0.0, time.perf_counter()
+        steps = range(first, total)
+        feeds = batches.read_ahead(read, steps, settings['workers'])
+        progress = tqdm.tqdm(
+            steps, settings['stage'], total, initial=first, unit='step', disable=None
+        )
+        waited, since = 0.0, time.perf_counter()
+        with open(log_path, 'a', encoding='utf-8') as log:
             for step in progress:
                 begun = time.perf_counter()
-                feed = {inputs[name]: value for name, value in next(feeds).items()}
+                batch = next(feeds)
                 waited += time.perf_counter() - begun
+                feed = {inputs[name]: value for name, value in batch.items()}
                 feed[rate] = learning_rate(settings, step)
                 values, _ = session.run([parts, train_op], feed)
-
-                done = step + 1
                 if not np.isfinite(values['loss']):
                     raise ValueError(
-                        f'step {done}: the loss is not finite ({values}); give a lower '
-                        '--learning_rate, or a smaller --clip_norm'
+                        f'step {step + 1}: the loss is not finite ({values}); give a '
+                        'lower --learning_rate, or a smaller --clip_norm'
                     )
+
+                done = step + 1
+                if step == first:
+                    summaries.samples(writer, batch, step)
                 if done % settings['log_every'] == 0:
                     seconds = time.perf_counter() - since
                     line = {name: value.item() for name, value in values.items()}
@@ -412,21 +469,40 @@ def train(settings, split, index, size, cnns):
                     log.flush()
                     speed = settings['batch_size'] * settings['log_every'] / seconds
                     timing = {'clips_per_second': speed, 'waiting': waited / seconds}
-                    write_scalars(writer, {**line, **timing}, done)
+                    summaries.scalars(writer, {**line, **timing}, done)
+                    if histograms is not None:
+                        writer.add_summary(session.run(histograms), done)
                     progress.set_postfix_str(
                         f'loss {line["loss"]:.3f}, accuracy {line["accuracy"]:.2f}, '
                         f'{speed:.1f} clips/s, waiting {timing["waiting"]:.0%}'
                     )
                     waited, since = 0.0, time.perf_counter()
-                stopped = bool(STOP)
-                if stopped or done == total or done % settings['checkpoint_every'] == 0:
-                    checkpoints.save(saver, session, train_dir, done)
-                if stopped:
-                    break
+                at_end = bool(STOP) or done == total
+                if not at_end and done % settings['checkpoint_every'] != 0:
+                    continue
+                # validation goes first: what is logged before a checkpoint is logged
+                # again by a run that is continued from the one before
+                if held_out:
+                    predictions = validate(
+                        session, inputs, logits, read_held_out, len(held_out), settings
+                    )
+                    accuracy = float(np.mean(predictions == held_out_labels))
+                    line = {'step': done, 'validation_accuracy': accuracy}
+                    log.write(json.dumps(line) + '\n')
+                    log.flush()
+                    summaries.scalars(writer, line, done)
+                    summaries.confusion(
+                        writer, predictions, held_out_labels, class_names, done
+                    )
+                    if accuracy > best:
+                        best = accuracy
+                        best_dir = os.path.join(train_dir, 'best')
+                        checkpoints.save(best_saver, session, best_dir, done)
+                checkpoints.save(saver, session, train_dir, done)
+                if STOP:
+                    print(f'stopped at step {done:,}; the same command continues')
+                    return 128 + STOP[0]
         writer.close()
-        if stopped:
-            print(f'stopped at step {done:,}; the same command continues')
-            return STOP[0]
         if settings['stage'] != 'hybrid':
             for stream in cnns:
                 folder = os.path.join(train_dir, 'weights', stream)
@@ -453,55 +529,47 @@ def start_joint(session, settings, inputs, end_points, read):
     model.set_scales(session, {stream: x.std() for stream, x in values.items()})
 
 
-def write_scalars(writer, values, step):
-    """Numbers by name to TensorBoard."""
-    writer.add_summary(
-        tf.Summary(
-            value=[tf.Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
-        ),
-        step,
-    )
-
-
-def main(_):
+def main(values):
     """Reads the data, checks that the run is the one in --train_dir, trains."""
     tf.logging.set_verbosity(tf.logging.ERROR)
-    try:
-        settings = settings_of_stage()
-        index = clips.read_index(settings['data_dir'])
-        split = splits.load(
-            index,
-            settings['split_dir'],
-            settings['split'],
-            settings['group_regex'],
-            settings['allow_missing'],
-        )
-        report_split(split)
-        rows = {e.clip: index[e.clip] for e in split.train + split.test}
-        preprocessing = clips.preprocessing_of(rows.values())
-        described = describe(settings, split, preprocessing)
-        for stream in streams_of_stage(settings):  # said before anything is written
-            given = settings[f'{stream}_weights']
-            checkpoints.find_weights(given, stream, settings['train_dir'])
-        stored = checkpoints.start(settings['train_dir'], described)
-        cnns = prepare_cnns(settings, rows, preprocessing['size'])
-        checkpoints.keep_cnns(settings['train_dir'], stored, cnns)
-        if settings['stage'] == 'features':
-            return 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _: STOP.append(number))
-        stopped = train(settings, split, rows, preprocessing['size'], cnns)
-        return 128 + stopped if stopped else 0
-    except ValueError as error:
-        sys.exit(f'train.py: {error}')
+    settings = settings_of_stage(values)
+    index = clips.read_index(settings['data_dir'])
+    split = splits.load(
+        index,
+        settings['split_dir'],
+        settings['split'],
+        settings['group_regex'],
+        settings['allow_missing'],
+    )
+    train_examples, held_out = splits.hold_out(
+        split.train, settings['validation_groups'], settings['seed']
+    )
+    report_split(split, held_out)
+    rows = {e.clip: index[e.clip] for e in split.train + split.test}
+    preprocessing = clips.preprocessing_of(rows.values())
+    described = describe(settings, split, preprocessing)
+    for stream in streams_of_stage(settings):  # said before anything is written
+        given = settings[f'{stream}_weights']
+        checkpoints.find_weights(given, stream, settings['train_dir'])
+    stored = checkpoints.start(settings['train_dir'], described)
+    cnns = prepare_cnns(settings, rows, preprocessing['size'])
+    checkpoints.keep_cnns(settings['train_dir'], stored, cnns)
+    if settings['stage'] == 'features':
+        return 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: STOP.append(number))
+    return train(settings, split.class_names, train_examples, held_out, rows, cnns)
 
 
-def report_split(split):
+def report_split(split, held_out):
     """Says what is trained on, and what of the lists is missing."""
     print(
         f'{len(split.class_names)} classes, {len(split.train):,} train clips, '
         f'{len(split.test):,} test clips'
     )
+    if held_out:
+        names = sorted({example.group for example in held_out})
+        print(f'{len(held_out):,} train clips of groups {", ".join(names)} validate')
     if any(split.missing.values()):
         print(
             f'partial split: {split.missing["train"]:,} train and '
@@ -530,4 +598,4 @@ def prepare_cnns(settings, rows, size):
 
 if __name__ == '__main__':
     define_flags()
-    tf.app.run(main)
+    command_line.run(main)

@@ -36,6 +36,23 @@ def positions(step, batch_size, count, seed):
     return np.array([orders[place // count][place % count] for place in places])
 
 
+def balanced_positions(step, batch_size, labels, seed):
+    """As `positions`, but each draw takes a class first, then a clip of it.
+
+    Args:
+      step: int from 0.
+      batch_size: int.
+      labels: int [N] of the training list.
+      seed: int.
+
+    Returns:
+      int64 [batch_size].
+    """
+    random = np.random.default_rng([seed, step, 3])
+    drawn = random.choice(np.unique(labels), batch_size)
+    return np.array([random.choice(np.flatnonzero(labels == c)) for c in drawn])
+
+
 def random_starts(frame_counts, length, seed, step):
     """One random place in each clip from which `length` items can be read.
 
@@ -78,6 +95,21 @@ def random_pictures(data_dir, stream, rows, stack_length, seed, step):
             clips.read_stacks(data_dir, row['clip'], [start], stack_length)
             for row, start in zip(rows, starts, strict=True)
         ]
+    return np.concatenate(pictures)
+
+
+def middle_pictures(data_dir, stream, rows, stack_length):
+    """The middle frame or stack of each clip: uint8 [B, H, W, 3 or 2L]."""
+    pictures = []
+    for row in rows:
+        if stream == 'spatial':
+            middle = row['frames'] // 2
+            pictures.append(clips.read_frames(data_dir, row['clip'], [middle]))
+        else:
+            middle = max(0, row['frames'] - stack_length) // 2
+            pictures.append(
+                clips.read_stacks(data_dir, row['clip'], [middle], stack_length)
+            )
     return np.concatenate(pictures)
 
 

@@ -13,12 +13,10 @@ import glob
 import json
 import math
 import os
-import sys
 
-from absl import app
 from absl import flags
 
-FLAGS = flags.FLAGS
+from data import command_line
 
 FULL_AT_LEAST = 0.95
 # run -> (ceiling, what is left out). Without LSTMs the mean of features may be weaker.
@@ -64,15 +62,12 @@ def verdict(name, share, count):
     return ''
 
 
-def main(_):
+def main(values):
     """Prints the table, writes results.json, names the pictures."""
-    try:
-        counted = {
-            name: accuracy(os.path.join(FLAGS.runs, name, 'predictions.csv'))
-            for name in CEILINGS
-        }
-    except ValueError as error:
-        sys.exit(f'demo_results.py: {error}')
+    counted = {
+        name: accuracy(os.path.join(values.runs, name, 'predictions.csv'))
+        for name in CEILINGS
+    }
     print(f'\n{"run":<12}{"accuracy":>9}{"ceiling":>9}{"clips":>7}  left out')
     wrong = []
     for name, (share, count) in counted.items():
@@ -80,18 +75,18 @@ def main(_):
         trouble = verdict(name, share, count)
         wrong += [f'{name} {share:.1%} is {trouble}'] if trouble else []
         print(f'{name:<12}{share:>9.1%}{ceiling:>9.0%}{count:>7}  {left_out}')
-    path = os.path.join(FLAGS.runs, 'results.json')
+    path = os.path.join(values.runs, 'results.json')
     with open(path, 'w', encoding='utf-8') as file:
         json.dump({name: share for name, (share, _) in counted.items()}, file, indent=1)
-    pictures = glob.glob(os.path.join(FLAGS.runs, '*', '*.png'))
-    pictures += glob.glob(os.path.join(FLAGS.data, '**', '*.png'), recursive=True)
+    pictures = glob.glob(os.path.join(values.runs, '*', '*.png'))
+    pictures += glob.glob(os.path.join(values.data, '**', '*.png'), recursive=True)
     print(f'\nfigures: {path}\npictures:')
     for picture in sorted(pictures):
         print(f'  {picture}')
     if wrong:
-        sys.exit(f'demo_results.py: {"; ".join(wrong)}')
+        raise ValueError('; '.join(wrong))
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command_line.run(main)

@@ -21,15 +21,13 @@ of a group share their dots' size, number, speed and brightness.
 import itertools
 import os
 import pathlib
-import sys
 
 import cv2
 import numpy as np
 import tqdm
-from absl import app
 from absl import flags
 
-FLAGS = flags.FLAGS
+from data import command_line
 
 WHAT = ('Discs', 'Squares')
 HOW = ('Horizontal', 'Vertical')
@@ -109,8 +107,8 @@ def draw_dot(frame, what, x, y, radius, colour):
         cv2.circle(frame, centre, int(radius * unit), colour, -1, cv2.LINE_AA, SHIFT)
         return
     half = radius * np.sqrt(np.pi) / 2
-    corners = [(x + a * half, y + b * half) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-    points = (np.array(corners) * unit).astype(np.int32)
+    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    points = ((np.array([x, y]) + half * signs) * unit).astype(np.int32)
     cv2.fillConvexPoly(frame, points, colour, cv2.LINE_AA, SHIFT)
 
 
@@ -140,9 +138,7 @@ def write_clip(path, frames):
 
 def make(out, groups, clips, seed):
     """Draws clips for every class and group; returns how many."""
-    names = list(
-        itertools.product(range(groups), range(clips), WHAT, HOW, ORDER)
-    )
+    names = list(itertools.product(range(groups), range(clips), WHAT, HOW, ORDER))
     for group, clip, what, how, order in tqdm.tqdm(
         names, 'demo videos', unit='clip', disable=None
     ):
@@ -155,15 +151,12 @@ def make(out, groups, clips, seed):
     return len(names)
 
 
-def main(_):
+def main(values):
     """Draws and says what stands where."""
-    try:
-        count = make(FLAGS.out, FLAGS.groups, FLAGS.clips, FLAGS.seed)
-    except (OSError, ValueError) as error:
-        sys.exit(f'make_demo.py: {error}')
-    print(f'{count} videos of {len(CLASSES)} classes in {FLAGS.out}')
+    count = make(values.out, values.groups, values.clips, values.seed)
+    print(f'{count} videos of {len(CLASSES)} classes in {values.out}')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command_line.run(main)

@@ -16,6 +16,8 @@ import pathlib
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 UCF101_GROUP = r'_g(\d+)_c\d+'
 UCF101_TEST_GROUPS = {1: range(1, 8), 2: range(8, 15), 3: range(15, 22)}
 
@@ -163,6 +165,32 @@ def check_disjoint(train, test):
             f'{len(both)} groups are in the train and in the test list, such as '
             f'group "{group}" of {clip}: mend the lists or --group_regex'
         )
+
+
+def hold_out(examples, groups, seed):
+    """Sets some groups of the train side aside for validation.
+
+    Args:
+      examples: the train side.
+      groups: how many groups to hold out, of all classes; 0 for none.
+      seed: int the choice follows from.
+
+    Returns:
+      (examples to train on, examples held out).
+
+    Raises:
+      ValueError: nothing would be left to train on.
+    """
+    names = sorted({example.group for example in examples})
+    if groups >= len(names):
+        raise ValueError(
+            f'--validation_groups={groups}: the train side has {len(names)} groups'
+        )
+    chosen = set(np.random.default_rng([seed, 4]).permutation(names)[:groups])
+    return (
+        [example for example in examples if example.group not in chosen],
+        [example for example in examples if example.group in chosen],
+    )
 
 
 def load(clips, list_dir='', number=1, group_regex=UCF101_GROUP, allow_missing=False):

@@ -174,9 +174,18 @@ def cut_log(train_dir, step):
     return path
 
 
+def best_validation(log_path):
+    """The highest validation accuracy that log.jsonl holds, -1 where it holds none."""
+    if not log_path.exists():
+        return -1.0
+    lines = map(json.loads, log_path.read_text(encoding='utf-8').splitlines())
+    return max((line.get('validation_accuracy', -1.0) for line in lines), default=-1.0)
+
+
 def save(saver, session, train_dir, step):
     """Writes a checkpoint; a failure leaves the one before and is said."""
     try:
+        os.makedirs(train_dir, exist_ok=True)
         saver.save(
             session,
             os.path.join(train_dir, 'model.ckpt'),

@@ -1,0 +1,37 @@
+"""How the programs start and end: flags are read, user errors end in one line.
+
+    if __name__ == '__main__':
+        define_flags()
+        command_line.run(main)
+
+absl's own runner prints three lines for a mistyped flag and a traceback for a missing
+file; people need the name of the flag or file and the way out.
+"""
+
+import os
+import sys
+
+from absl import app
+from absl import flags
+
+
+def run(main):
+    """Reads the flags, runs main(FLAGS) and exits with what it returns.
+
+    A ValueError, OSError or wrong flag ends in one line on stderr and exit code 1.
+
+    Args:
+      main: function of absl's FLAGS; returns the exit code or None.
+    """
+    app.define_help_flags()
+    try:
+        rest = flags.FLAGS(sys.argv)[1:]
+        if rest:
+            raise ValueError(f'{rest[0]} is no flag: write --name=value')
+        sys.exit(main(flags.FLAGS))
+    except (ValueError, OSError, flags.Error) as error:
+        name = os.path.basename(sys.argv[0])
+        sys.exit(f'{name}: {" ".join(str(error).split())}')
+    except KeyboardInterrupt:
+        print('\nstopped; the same command goes on from here', file=sys.stderr)
+        sys.exit(130)
