@@ -308,11 +308,8 @@ def preprocess(values):
 def _follow(work, run, sizes):
     """Records what the workers end with, under a progress bar; returns the rows."""
     rows, frames, began = [], 0, time.monotonic()
-    bar = tqdm.tqdm(
-        total=sum(sizes.values()),
-        bar_format='{desc}{percentage:3.0f}%|{bar}| {elapsed}{postfix}, {remaining} left',
-        disable=None,
-    )
+    layout = '{desc}{percentage:3.0f}%|{bar}| {elapsed}{postfix}, {remaining} left'
+    bar = tqdm.tqdm(total=sum(sizes.values()), bar_format=layout, disable=None)
     with bar, contextlib.closing(work):
         for task, row, death in work:
             row = row or {
