@@ -52,7 +52,9 @@ def crop_boxes(size, crop_scale, place):
     right = tf.gather([0.5, 0.0, 1.0, 0.0, 1.0], place)
     top, left = tf.floor(down * room), tf.floor(right * room)
     box = tf.stack([top, left, top + side - 1, left + side - 1], axis=1)
-    return box / (size - 1)  # [N, 4]
+    # rounding could put a crop's last row past the picture, where everything is black
+    inward = tf.where_v2(room > 0, 1 - 1e-6, 1.0)[:, None]
+    return inward * box / (size - 1)  # [N, 4]
 
 
 def mirror(images):
