@@ -40,18 +40,24 @@ def is_fresh(path, source):
         return False
 
 
-def write(path, features, source):
+def write(path, features, source, stamp):
     """Writes float16 features whole or not at all, stamped with the clip's time.
+
+    Args:
+      path: pathlib.Path of the feature file.
+      features: float32 [T, D].
+      source: path of the stored clip, for messages.
+      stamp: modification time the clip had before it was read, in nanoseconds.
 
     Raises:
       ValueError: a feature is not finite, or too large for float16.
     """
-    stored = features.astype(np.float16)
+    with np.errstate(over='ignore'):
+        stored = features.astype(np.float16)
     if not np.isfinite(stored).all():
         raise ValueError(
             f'{source}: features are not finite in float16; check the CNN weights'
         )
-    stamp = os.stat(source).st_mtime_ns
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix='.tmp')
     try:
@@ -79,10 +85,12 @@ def fill(folder, clips, source, read, extract, workers):
       How many clips were computed.
     """
     missing = [c for c in clips if not is_fresh(folder / f'{c}.npy', source(c))]
+    # a clip that is written again while it is read must count as changed
+    stamps = [os.stat(source(clip)).st_mtime_ns for clip in missing]
     images = batches.read_ahead(read, missing, workers)
     progress = tqdm.tqdm(missing, f'{folder.name} features', unit='clip', disable=None)
-    for clip, clip_images in zip(progress, images, strict=True):
-        write(folder / f'{clip}.npy', extract(clip_images), source(clip))
+    for clip, stamp, clip_images in zip(progress, stamps, images, strict=True):
+        write(folder / f'{clip}.npy', extract(clip_images), source(clip), stamp)
     return len(missing)
 
 
