@@ -11,6 +11,7 @@ number in a train list. Clips of one group were cut from one recording, so a gro
 both sides would measure memory instead of recognition: it is refused.
 """
 
+import collections
 import hashlib
 import pathlib
 import re
@@ -47,6 +48,18 @@ def group_of(clip, group_regex=UCF101_GROUP):
     return match.group(1) if match else stem
 
 
+def check_regex(group_regex):
+    """Raises ValueError where --group_regex has no group to find."""
+    try:
+        groups = re.compile(group_regex).groups
+    except re.error as error:
+        raise ValueError(f'--group_regex={group_regex}: {error}') from error
+    if not groups:
+        raise ValueError(
+            f'--group_regex={group_regex}: put the part that names the group in (...)'
+        )
+
+
 def read_class_names(path):
     """Reads classInd.txt, lines `number name` from 1; returns names by label from 0.
 
@@ -63,6 +76,8 @@ def read_class_names(path):
     numbers = sorted(number for number, _ in pairs)
     if not pairs or numbers != list(range(1, len(pairs) + 1)):
         raise ValueError(f'{path}: class numbers must be 1..C, each once')
+    if len({name for _, name in pairs}) < len(pairs):
+        raise ValueError(f'{path}: a class is named twice')
     return [name for _, name in sorted(pairs)]
 
 
@@ -130,6 +145,8 @@ def read_hmdb51_lists(list_dir, number):
             if flag in sides:
                 stem = pathlib.PurePosixPath(name).stem
                 sides[flag].append((f'{class_name}/{stem}', label))
+            elif line.strip() and flag != '0':
+                raise ValueError(f'{path}: expected "name.avi 0, 1 or 2", not "{line}"')
     return class_names, sides['1'], sides['2'], paths
 
 
@@ -208,8 +225,10 @@ def load(clips, list_dir='', number=1, group_regex=UCF101_GROUP, allow_missing=F
       {'train': n, 'test': n}.
 
     Raises:
-      ValueError: lists unreadable, a side empty, clips missing, groups on both sides.
+      ValueError: lists unreadable, a side empty, clips missing or listed twice, groups
+        on both sides, or a group_regex without a group.
     """
+    check_regex(group_regex)
     clips = set(clips)
     if not list_dir:
         class_names, train, test, paths = ucf101_rule(clips, number)
@@ -220,6 +239,12 @@ def load(clips, list_dir='', number=1, group_regex=UCF101_GROUP, allow_missing=F
 
     sides, missing = {}, {}
     for side, listed in (('train', train), ('test', test)):
+        twice = [c for c, count in collections.Counter(listed).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f'{len(twice)} clips stand more than once in the {side} list of '
+                f'{list_dir}, such as {twice[0][0]}: mend the list'
+            )
         sides[side] = [
             Example(clip, label, group_of(clip, group_regex))
             for clip, label in listed
