@@ -20,11 +20,11 @@ import time
 
 import cv2
 import tqdm
-from absl import app
 from absl import flags
 
 from data import check
 from data import clips
+from data import command_line
 from data import preview
 from data import runs
 from data import videos
@@ -340,7 +340,9 @@ def _bytes(video_dir, path):
 
 
 def _processes(values):
-    return values.workers or len(os.sched_getaffinity(0))
+    # the cores this process may use, where the system tells (not on a Mac)
+    allowed = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))
+    return values.workers or len(allowed(0))
 
 
 def verify(values, index):
@@ -362,27 +364,29 @@ def main(values):
         raise ValueError('--data_dir=FOLDER is missing: where frames and flow go')
     if not (values.video_dir or values.check or values.preview):
         raise ValueError('--video_dir=FOLDER is missing: where the videos are')
-    bad = preprocess(values) if values.video_dir else {}
-    index = clips.read_index(values.data_dir, ok_only=False)
-    if values.preview:
-        whole = [row for row in index.values() if row['status'] == 'ok']
-        chosen = clips.evenly_spaced(len(whole), min(values.preview, len(whole)))
-        for path in preview.write_sheets(values.data_dir, [whole[n] for n in chosen]):
-            print(path)
-    if values.check:
-        bad.update(verify(values, index))
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    # The workers inherit these: the reasons people read are in clips.csv, in our words.
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'OFF')
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+    sys.stdout.reconfigure(errors='backslashreplace')  # names need not be UTF-8
+    try:
+        bad = preprocess(values) if values.video_dir else {}
+        index = clips.read_index(values.data_dir, ok_only=False)
+        if values.preview:
+            whole = [row for row in index.values() if row['status'] == 'ok']
+            chosen = clips.evenly_spaced(len(whole), min(values.preview, len(whole)))
+            rows = [whole[n] for n in chosen]
+            print('\n'.join(preview.write_sheets(values.data_dir, rows)))
+        if values.check:
+            bad.update(verify(values, index))
+    except KeyboardInterrupt as stop:
+        print('\nstopped; the same command goes on from here', file=sys.stderr)
+        return 128 + stop.args[0]
     width = max(map(len, bad), default=0)
     for clip, reason in sorted(bad.items()):
         print(f'{clip:{width}}  {reason}')
     return 1 if bad else 0
-
-
-def _parsed(words):
-    app.define_help_flags()
-    rest = flags.FLAGS(words)[1:]
-    if rest:
-        raise ValueError(f'{rest[0]} is no flag: write --name=value')
-    return flags.FLAGS
 
 
 def _stop(number, _):
@@ -393,17 +397,5 @@ def _stop(number, _):
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
-    # The workers inherit these: the reasons people read are in clips.csv, in our words.
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'OFF')
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
-    sys.stdout.reconfigure(errors='backslashreplace')
     define_flags()
-    try:
-        sys.exit(main(_parsed(sys.argv)))
-    except (ValueError, OSError, flags.Error) as error:
-        sys.exit(f'optical_flow.py: {" ".join(str(error).split())}')
-    except KeyboardInterrupt as stop:
-        print('\nstopped; the same command goes on from here', file=sys.stderr)
-        sys.exit(128 + stop.args[0])
+    command_line.run(main)

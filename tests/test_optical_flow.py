@@ -234,15 +234,13 @@ def test_bad_clips_are_listed_and_the_others_finished(tmp_path, run_script):
 
 # Stands for optical_flow.py with a fault in it; workers run its top level as well.
 DRIVER = """
-import os, sys, signal
+import os, signal
 import optical_flow
-from data import runs
+from data import command_line
 {fault}
 if __name__ == '__main__':
-    signal.signal(signal.SIGINT, optical_flow._stop)
-    signal.signal(signal.SIGTERM, optical_flow._stop)
     optical_flow.define_flags()
-    sys.exit(optical_flow.main(optical_flow._parsed(sys.argv)))
+    command_line.run(optical_flow.main)
 """
 DIE_BETWEEN_RENAMES = """
 rename = os.replace

@@ -25,7 +25,7 @@ from data import clips
 from data import videos
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-FRAMES = 2500
+FRAMES = 2000
 ALGORITHMS = ('farneback', 'dis-medium', 'dis-fast', 'dis-ultrafast')
 # times the plain loop's frames/s, on two cores
 AT_LEAST = {'farneback': 1.7, 'dis-medium': 2.5, 'dis-fast': 5.0}
