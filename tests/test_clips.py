@@ -194,6 +194,7 @@ def test_lost_bytes_are_noticed(stored, tmp_path):
             content[:100],
             content[:middle],
             content[:-1],
+            content[: content.rindex(b'idx1')],  # cut between two chunks
             content[:middle] + content[middle + 512 :],
             content + b'\0',
         ):
