@@ -65,7 +65,7 @@ def mirror(images):
     flipped = tf.reverse(images, axis=[2])
     if images.shape[-1] == 3:
         return flipped
-    is_x = tf.range(images.shape[-1]) % 2 == 0
+    is_x = tf.equal(tf.range(images.shape[-1]) % 2, 0)  # `==` would compare objects
     return tf.where_v2(is_x, 256 - flipped, flipped)
 
 

@@ -1,0 +1,122 @@
+"""Crops and mirrors against plain numpy."""
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from data import augment
+
+COLOURS, FLOW = 3, 4
+
+
+def cropped(images, scale, place, mirrored):
+    """crop_and_mirror of uint8 [N, H, W, channels] with one draw each."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        placeholder = tf.placeholder(tf.uint8, [None, *images.shape[1:]])
+        out = augment.crop_and_mirror(
+            placeholder,
+            tf.constant(scale, tf.float32),
+            tf.constant(place, tf.int32),
+            tf.constant(mirrored, tf.bool),
+        )
+        assert out.shape.as_list()[1:] == list(images.shape[1:])
+        return session.run(out, {placeholder: images})
+
+
+def random_images(count, size, channels=COLOURS):
+    shape = [count, size, size, channels]
+    return np.random.RandomState(0).randint(1, 256, shape).astype(np.uint8)
+
+
+def resized(picture, size):
+    """Bilinear, corner pixels on corner pixels: picture [h, w, c] to [size, size, c]."""
+    for axis in (0, 1):
+        there = np.linspace(0, picture.shape[axis] - 1, size)
+        low = np.minimum(there.astype(int), picture.shape[axis] - 2)
+        share = (there - low).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
+        first, second = np.take(picture, low, axis), np.take(picture, low + 1, axis)
+        picture = first * (1 - share) + second * share
+    return picture
+
+
+@pytest.mark.parametrize('size', [48, 97, 224])
+@pytest.mark.parametrize('place', range(5))
+def test_whole_picture_is_exactly_itself(size, place):
+    images = random_images(2, size)
+    out = cropped(images, [1.0, 1.0], [place] * 2, [False] * 2)
+    np.testing.assert_array_equal(out, images)
+
+
+@pytest.mark.parametrize('size', [48, 56, 224])
+@pytest.mark.parametrize('scale', [0.875, 0.75])
+def test_corner_and_centre_crops_equal_numpy(size, scale):
+    images = random_images(5, size)
+    side = int(size * scale)
+    room = size - side
+    corners = [(room // 2, room // 2), (0, 0), (0, room), (room, 0), (room, room)]
+    out = cropped(images, [scale] * 5, [0, 1, 2, 3, 4], [False] * 5)
+    for image, (top, left), got in zip(images, corners, out, strict=True):
+        crop = image[top : top + side, left : left + side].astype(np.float64)
+        # 1/4000 pixel off, which is how far crops are moved off the picture's edge
+        np.testing.assert_allclose(got, resized(crop, size), atol=0.13)
+
+
+@pytest.mark.parametrize('size', [41, 64, 97, 112, 224, 232, 256, 331])
+def test_no_crop_has_a_black_edge(size):
+    white = np.full([10, size, size, 3], 255, np.uint8)
+    scales = [0.875] * 5 + [0.75] * 5
+    out = cropped(white, scales, [0, 1, 2, 3, 4] * 2, [False] * 10)
+    np.testing.assert_allclose(out, 255, atol=1e-3)
+
+
+def test_mirror_of_colours_flips_only():
+    images = random_images(2, 48)
+    out = cropped(images, [1.0] * 2, [0, 0], [True, False])
+    np.testing.assert_array_equal(out[0], images[0, :, ::-1])
+    np.testing.assert_array_equal(out[1], images[1])
+
+
+def test_mirror_of_flow_negates_x_only():
+    images = random_images(1, 48, FLOW)
+    (out,) = cropped(images, [1.0], [0], [True])
+    v = images[0].astype(int) - 128
+    expected = v[:, ::-1] * [-1, 1, -1, 1]
+    np.testing.assert_array_equal(out - 128, expected)
+    still = np.full([1, 48, 48, FLOW], 128, np.uint8)
+    np.testing.assert_array_equal(cropped(still, [0.75], [4], [True]), still)
+
+
+def test_mirror_twice_is_the_picture():
+    with tf.Graph().as_default(), tf.Session() as session:
+        images = random_images(1, 48, 20).astype(np.float32)
+        twice = session.run(augment.mirror(augment.mirror(tf.constant(images))))
+    np.testing.assert_array_equal(twice, images)
+
+
+def test_draws_follow_the_recipe():
+    drawn = [augment.random_crops(100, 0, step) for step in range(30)]
+    scales = np.concatenate([draw['crop_scale'] for draw in drawn])
+    places = np.concatenate([draw['place'] for draw in drawn])
+    mirrored = np.concatenate([draw['mirrored'] for draw in drawn])
+    values, counts = np.unique(scales, return_counts=True)
+    assert values.tolist() == [0.75, 0.875, 1.0] and counts.min() > 880
+    assert np.bincount(places).min() > 500 and set(places) == {0, 1, 2, 3, 4}
+    assert abs(mirrored.mean() - 0.5) < 0.04
+    assert scales.dtype == np.float32 and places.dtype == np.int32
+    assert abs(np.corrcoef(scales, mirrored)[0, 1]) < 0.08
+
+
+def test_draws_follow_from_seed_and_step():
+    first, again = augment.random_crops(9, 1, 5), augment.random_crops(9, 1, 5)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name])
+    for other in (augment.random_crops(9, 1, 6), augment.random_crops(9, 2, 5)):
+        assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_whole_pictures_have_the_same_form():
+    drawn, whole = augment.random_crops(3, 0, 0), augment.whole_pictures(3)
+    assert set(drawn) == set(whole)
+    for name, value in whole.items():
+        assert value.dtype == drawn[name].dtype and value.shape == (3,)
+    assert (whole['crop_scale'] == 1).all() and not whole['mirrored'].any()
