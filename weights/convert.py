@@ -7,6 +7,7 @@ code; nothing is written unless every array is there, of the right shape and fin
 """
 
 import os
+import pathlib
 import sys
 
 import numpy as np
@@ -115,7 +116,7 @@ def convert(source, network, out, frame_size):
             print(f'note: {remark}')
         if missing:
             print('note: the file ends before fc6; fc6, fc7, fc8 will start at random')
-        origin = f'{os.path.basename(source)} ({contents.format})'
+        origin = f'{pathlib.Path(source).name} ({contents.format})'
         dump.write(out, network, origin, arrays.items())
         session.run([variables[n].initializer for n in variables if n not in arrays])
         dump.load(session, out, scope, network)
@@ -154,7 +155,7 @@ def main(_):
         sys.exit('--source=keras has VGG-19 only: use --network=vgg19')
     try:
         convert(FLAGS.source, FLAGS.network, FLAGS.out, FLAGS.frame_size)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(str(error))
 
 

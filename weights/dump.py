@@ -6,9 +6,10 @@
 
     python -m weights.dump --dir=weights/vgg19     # compare every array with its sha256
 
-Each array is memory-mapped and fed, alone, in place of its variable's initial value.
-np.save aligns data as TensorFlow wants it, so the variable then *is* the mapped file:
-nothing is copied until a training step writes, and what is written stays in memory.
+Each array is memory-mapped and fed in place of its variable's initial value, which is the
+placeholder that every variable already has. np.save aligns data as TensorFlow wants it,
+so the variable then *is* the mapped file: nothing is copied until a training step
+writes, and what is written stays in memory.
 """
 
 import hashlib
@@ -104,9 +105,10 @@ def load(session, directory, scope, network, changes=None):
     for name, array in arrays.items():
         check_shape(directory, name, array.shape, tuple(targets[name].shape))
         check_finite(f'{directory}/{name}.npy', array)
-    for name, array in arrays.items():
-        initializer = targets[name].initializer
-        session.run(initializer, {initializer.inputs[1]: array})
+    # one run for all: each run costs TensorFlow a look at the whole graph
+    initializers = {name: targets[name].initializer for name in arrays}
+    fed = {initializers[name].inputs[1]: arrays[name] for name in arrays}
+    session.run(list(initializers.values()), fed)
     report = Report(
         loaded=sorted(arrays),
         missing=sorted(set(targets) - set(arrays)),
@@ -195,6 +197,9 @@ def save(session, directory, scope, network, origin):
 
 def write(directory, network, origin, arrays):
     """Writes a dump: whole, or not at all.
+
+    Two renames replace a dump that is there; a process killed right between them leaves
+    the old one beside the place, in a hidden folder that ends in its process id.
 
     Args:
       directory: where the dump will be; a dump that is there is replaced.
@@ -300,7 +305,7 @@ def main(_):
     try:
         described = description(FLAGS.dir)
         count = verify(FLAGS.dir)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(str(error))
     print(f'{FLAGS.dir}: {described["network"]} from {described["origin"]}')
     print(f'{count} arrays as described, fingerprint {fingerprint(FLAGS.dir)}')

@@ -3,12 +3,12 @@
     python -m tests.bench.bench_weights
 
 Each way runs in a process of its own, over a session that is already there:
-  mapped    vgg.load_weights: one memory-mapped array at a time
+  mapped    vgg.load_weights: memory-mapped arrays
   one feed  a pickled dict read whole, every placeholder fed in one run
   constant  the arrays as constants of the graph
 Anonymous memory is what cannot be dropped and read again from a file (RssAnon of
-proc(5)); its peak is sampled every two milliseconds. A training step follows the mapped
-way and, for comparison, weights initialized at random.
+proc(5)); its peak is sampled every two milliseconds. The mapped way is followed by a
+run of the gradients, which is what a training step itself needs, and by a step.
 """
 
 import json
@@ -85,7 +85,10 @@ def one_way(way, folder):
     logits, _ = vgg.vgg_19(images)
     found = dump.variables(tf.get_default_graph(), 'vgg_19')
     loss = tf.reduce_mean(tf.square(logits))
-    step = tf.train.GradientDescentOptimizer(1e-6).minimize(loss)
+    optimizer = tf.train.GradientDescentOptimizer(1e-6)
+    gradients = optimizer.compute_gradients(loss)
+    step = optimizer.apply_gradients(gradients)
+    gradients = tf.group(*(gradient for gradient, _ in gradients))
     holders = {n: tf.placeholder(tf.float32, v.shape) for n, v in found.items()}
     assigned = tf.group(*(found[name].assign(holders[name]) for name in found))
     session = tf.Session()
@@ -103,12 +106,12 @@ def one_way(way, folder):
         'mapped': lambda: vgg.load_weights(session, folder / 'dump', 'vgg_19'),
         'one feed': one_feed,
         'constant': constant,
-        'random': lambda: session.run(tf.global_variables_initializer()),
     }
     figures = {'load': measured(ways[way])}
-    if way in ('mapped', 'random'):
-        frame = np.zeros([1, 224, 224, 3], np.uint8)
-        figures['step'] = measured(lambda: session.run(step, {images: frame}))
+    if way == 'mapped':
+        feed = {images: np.zeros([1, 224, 224, 3], np.uint8)}
+        figures['gradients'] = measured(lambda: session.run(gradients, feed))
+        figures['step'] = measured(lambda: session.run(step, feed))
         dump.verify(folder / 'dump')
     print(json.dumps(figures))
 
@@ -126,29 +129,36 @@ def main():
         folder = pathlib.Path(name)
         size = make_files(folder)
         print(f'VGG-19, {size / MB:.0f} MB of weights')
-        print(f'{"way":10}{"seconds":>10}{"peak MB":>10}{"after MB":>10}')
-        runs = {}
+        print(f'{"way":12}{"seconds":>10}{"peak MB":>10}{"after MB":>10}')
+        seconds = {}
         for way, repeats in (('mapped', 3), ('one feed', 3), ('constant', 1)):
-            runs[way] = [run(way, folder)['load'] for _ in range(repeats)]
-            middle = {
-                key: statistics.median(figures[key] for figures in runs[way])
-                for key in ('seconds', 'peak', 'after')
-            }
-            runs[way] = middle
-            print(
-                f'{way:10}{middle["seconds"]:10.2f}{middle["peak"] / MB:10.1f}'
-                f'{middle["after"] / MB:10.1f}'
-            )
-        ratio = runs['mapped']['seconds'] / runs['one feed']['seconds']
-        print(f'mapped takes {ratio:.2f} of the time of one feed (at most 0.33)')
-        # what the step itself needs is its growth over weights that are there already
-        loaded, random = run('mapped', folder), run('random', folder)
-        for when in ('peak', 'after'):
-            extra = loaded['step'][when] - random['step'][when]
-            print(
-                f'a training step after the load, {when}: {extra / size:.2f} x the '
-                f'weights beyond what the step needs (at most 1.05)'
-            )
+            runs = [run(way, folder) for _ in range(repeats)]
+            for part in runs[0]:
+                middle = {
+                    key: statistics.median(figures[part][key] for figures in runs)
+                    for key in ('seconds', 'peak', 'after')
+                }
+                print_row(way if part == 'load' else f'  {part}', middle)
+                if part == 'load':
+                    seconds[way] = middle['seconds']
+                if part == 'step':
+                    extra = middle['peak'] / size
+        print(
+            f'mapped takes {seconds["mapped"] / seconds["one feed"]:.2f} of the time '
+            f'of one feed (at most 0.33)'
+        )
+        print(
+            f'a training step makes {extra:.2f} x the weights of memory beyond its '
+            f'gradients (at most 1.05)'
+        )
+
+
+def print_row(name, figures):
+    """Prints one row of the table."""
+    print(
+        f'{name:12}{figures["seconds"]:10.2f}{figures["peak"] / MB:10.1f}'
+        f'{figures["after"] / MB:10.1f}'
+    )
 
 
 if __name__ == '__main__':
