@@ -6,7 +6,7 @@
 
     python -m weights.dump --dir=weights/vgg19     # compare every array with its sha256
 
-Each array is memory-mapped and fed in place of its variable's initial value, which is the
+Each array is memory-mapped and fed in place of its variable's initial value, a
 placeholder that every variable already has. np.save aligns data as TensorFlow wants it,
 so the variable then *is* the mapped file: nothing is copied until a training step
 writes, and what is written stays in memory.
