@@ -424,6 +424,8 @@ def train(settings, class_names, examples, held_out, index, cnns):
         saved = [v for v in tf.global_variables() if v.op.name not in frozen]
         saver = tf.train.Saver(saved, max_to_keep=2)
         best_saver = tf.train.Saver(saved, max_to_keep=1)
+        checkpoints.take_over(saver, train_dir)
+        checkpoints.take_over(best_saver, os.path.join(train_dir, 'best'))
         checkpoint, first = checkpoints.latest(train_dir)
         if checkpoint:
             checkpoints.restore(session, checkpoint)

@@ -193,12 +193,24 @@ def save(saver, session, train_dir, step):
             write_meta_graph=False,
         )
     except (tf.errors.OpError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        # TensorFlow says what happened in the line after the one that names the node
+        said = re.search(r'^Node: .*\n(.+)', str(error), re.MULTILINE)
+        reason = said.group(1) if said else str(error).splitlines()[0]
         print(
             f'the checkpoint of step {step} was not written to {train_dir}: {reason}; '
             'the one before is kept',
             file=sys.stderr,
         )
+
+
+def take_over(saver, train_dir):
+    """Makes a saver drop older checkpoints of a run before it, and parts of a save that
+    was killed, as if it had written them itself."""
+    state = tf.train.get_checkpoint_state(train_dir)
+    if state:
+        saver.recover_last_checkpoints(state.all_model_checkpoint_paths)
+    for part in pathlib.Path(train_dir).glob('model.ckpt-*.tempstate*'):
+        part.unlink()
 
 
 def latest(train_dir):
