@@ -1,169 +1,86 @@
-"""Measures a run of train.py on the test split: accuracies, predictions, pictures.
+"""Measures a run of train.py on the test split, or classifies a user's own videos.
 
     python evaluate.py --train_dir=runs/hybrid
+    python evaluate.py --train_dir=runs/hybrid --compare=runs/spatial,runs/motion
+    python evaluate.py --train_dir=runs/hybrid --video=holiday.mp4
+    python evaluate.py --train_dir=runs/hybrid --export=saved/hybrid
 
-Writes into the run's folder evaluation.json, predictions.csv and confusion.png. What
-the run was trained with stands in its run.json; other lists, classes or preprocessing
-are refused, and so are clips or groups it was trained on.
+Writes into the run's folder evaluation.json, predictions.csv, confusion.png and
+report.html. What the run was trained with stands in its run.json; other lists, classes
+or preprocessing are refused, and so are clips or groups it was trained on.
 
 One CNN alone is scored on `--test_segments` evenly spaced frames or stacks, their
 softmax outputs averaged over these and over crops (two-stream 2014, section 5), beside
 the accuracy on one sample, which most training logs show and which is lower.
 """
 
-import csv
 import os
-import sys
+import time
 
-import matplotlib
-
-matplotlib.use('Agg')
 import numpy as np
-import scipy.stats
-from matplotlib import pyplot
 
 # TensorFlow's start-up notes would bury the one line that says what is wrong
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# The same for notes on damaged videos: the reasons people read are in our words.
+os.environ.setdefault('OPENCV_LOG_LEVEL', 'OFF')
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 import tensorflow.compat.v1 as tf
 import tqdm
 
+import inference
 import model
+import predict
 from data import augment
 from data import batches
 from data import clips
+from data import command_line
 from data import features
 from data import splits
+from results import measures
+from results import pictures
+from results import report
+from results import tables
 from weights import checkpoints
 
-FLAGS = tf.app.flags.FLAGS
-
-RESAMPLES = 1000  # bootstrap samples of the interval over groups
+SEGMENTS = 25  # samples of a clip, for a CNN alone
 
 
 def define_flags():
     """Defines the flags; called under __main__ alone, so importing adds none."""
     flags = tf.app.flags
-    flags.DEFINE_string('train_dir', None, 'Folder of the run to measure.')
+    flags.DEFINE_string('train_dir', None, 'Folder of the run.')
+    flags.DEFINE_bool('best', False, 'Its best checkpoint in validation, not the last.')
     flags.DEFINE_string('data_dir', None, "Preprocessed clips, if not the run's.")
     flags.DEFINE_string('split_dir', None, "List files, if not in the run's place.")
     flags.DEFINE_enum('side', 'test', ['test', 'train'], 'Side of the split to score.')
     flags.DEFINE_bool(
         'allow_overlap', False, 'Score clips or groups that were trained on.'
     )
-    flags.DEFINE_integer('test_segments', 25, 'Samples of a clip, for a CNN alone.')
+    flags.DEFINE_bool('allow_missing', False, 'Go on when listed clips are not stored.')
+    flags.DEFINE_integer(
+        'test_segments',
+        None,
+        f"Samples of a clip (default: {SEGMENTS} for a CNN alone, else the run's).",
+        1,
+    )
     flags.DEFINE_enum('test_crops', '1', ['1', '5', '10'], 'Crops of each sample.')
-    flags.DEFINE_integer('batch_size', 16, 'Clips scored at a time.')
-    flags.DEFINE_integer('workers', os.cpu_count(), 'Threads that read ahead.')
-
-
-# -- measures -------------------------------------------------------------------------
-
-
-def top_k_accuracy(probabilities, labels, k):
-    """Share of clips whose label is among the k most probable classes.
-
-    Args:
-      probabilities: float [N, C].
-      labels: int [N].
-      k: int; more than C counts as C.
-    """
-    best = np.argsort(-probabilities, axis=1, kind='stable')[:, :k]
-    return float((best == labels[:, None]).any(axis=1).mean())
-
-
-def confusion_matrix(predictions, labels, num_classes):
-    """int [C, C]: row = class shown, column = class predicted."""
-    matrix = np.zeros([num_classes, num_classes], int)
-    np.add.at(matrix, (labels, predictions), 1)
-    return matrix
-
-
-def class_accuracies(matrix):
-    """float [C], NaN where a class has no clip."""
-    totals = matrix.sum(axis=1)
-    safe = np.maximum(totals, 1)
-    return np.where(totals > 0, np.diag(matrix) / safe, np.nan)
-
-
-def average_precisions(probabilities, labels):
-    """Average precision of each class, float [C], NaN where it has no clip.
-
-    AP = sum_n (R_n - R_{n-1}) P_n over the distinct scores in falling order: ties are
-    one threshold, and nothing is interpolated.
-    """
-    found = np.full(probabilities.shape[1], np.nan)
-    for label in np.unique(labels):
-        scores, right = probabilities[:, label], labels == label
-        order = np.argsort(-scores, kind='stable')
-        hits = np.cumsum(right[order])
-        last = np.append(np.diff(scores[order]) != 0, True)  # ends of runs of ties
-        precision = (hits / np.arange(1, len(hits) + 1))[last]
-        recall = (hits / hits[-1])[last]
-        found[label] = np.sum(np.diff(recall, prepend=0) * precision)
-    return found
-
-
-def wilson_interval(right, count):
-    """95 % Wilson interval of a share (Wilson 1927), as if clips were independent."""
-    interval = scipy.stats.binomtest(right, count).proportion_ci(method='wilson')
-    return [float(interval.low), float(interval.high)]
-
-
-def group_interval(right, groups, seed=0):
-    """95 % bootstrap interval of accuracy that draws whole groups.
-
-    Clips of one group come from one recording and are right or wrong together, so an
-    interval over clips is too narrow.
-
-    Args:
-      right: bool [N].
-      groups: list of N group names.
-      seed: int.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    clips_of = np.bincount(group)
-    right_of = np.bincount(group, weights=right)
-    random = np.random.default_rng(seed)
-    drawn = random.integers(0, len(clips_of), [RESAMPLES, len(clips_of)])
-    shares = right_of[drawn].sum(axis=1) / clips_of[drawn].sum(axis=1)
-    return [float(x) for x in np.percentile(shares, [2.5, 97.5])]
-
-
-def measure(probabilities, labels, groups, class_names):
-    """All figures of one set of predictions, JSON-able.
-
-    Args:
-      probabilities: float [N, C].
-      labels: int [N].
-      groups: list of N names that are one for clips of one recording.
-      class_names: list of C.
-    """
-    predictions = probabilities.argmax(axis=1)
-    right = predictions == labels
-    matrix = confusion_matrix(predictions, labels, len(class_names))
-    by_class = class_accuracies(matrix)
-    precisions = average_precisions(probabilities, labels)
-    return {
-        'clips': len(labels),
-        'groups': len(set(groups)),
-        'top1': float(right.mean()),
-        'top1_wilson_95': wilson_interval(int(right.sum()), len(right)),
-        'top1_group_bootstrap_95': group_interval(right, groups),
-        'top5': top_k_accuracy(probabilities, labels, 5),
-        'mean_class_accuracy': float(np.nanmean(by_class)),
-        'mean_average_precision': float(np.nanmean(precisions)),
-        'per_class': {
-            name: {
-                'clips': int(matrix[label].sum()),
-                'accuracy': None if np.isnan(by_class[label]) else by_class[label],
-                'average_precision': (
-                    None if np.isnan(precisions[label]) else precisions[label]
-                ),
-            }
-            for label, name in enumerate(class_names)
-        },
-        'confusion': matrix.tolist(),
-    }
+    flags.DEFINE_list(
+        'compare', [], 'Runs, already evaluated, to compare with on the same clips.'
+    )
+    flags.DEFINE_integer('batch_size', 16, 'Clips scored at a time.', 1)
+    flags.DEFINE_integer('workers', os.cpu_count(), 'Threads that read ahead.', 1)
+    flags.DEFINE_multi_string(
+        'video', [], 'Classify this file, folder or camera number; repeatable.'
+    )
+    flags.DEFINE_float('window_seconds', 10.0, 'Length of a window of a video.', 0.1)
+    flags.DEFINE_float(
+        'window_stride', None, 'Seconds between windows (default: their length).', 0.1
+    )
+    flags.DEFINE_bool('keep_truncated', False, 'Take what decodes of a cut-off video.')
+    flags.DEFINE_string('out_dir', None, 'For --video (default: TRAIN_DIR/videos).')
+    flags.DEFINE_string('overlay', None, 'Write --video with class and flow drawn in.')
+    flags.DEFINE_bool('explain', False, 'Draw where the CNNs see the class.')
+    flags.DEFINE_string('export', None, 'Write the run there as a SavedModel.')
 
 
 # -- scores ---------------------------------------------------------------------------
@@ -184,19 +101,18 @@ def crop_inputs(count, crops):
             }
 
 
-def score_cnn(session, graph, settings, rows, segments, crops):
+def score_cnn(session, graph, settings, rows, crops):
     """Scores clips by one CNN.
 
     Args:
       session, graph: the session and what model.classifier returned.
-      settings: the run's flags.
+      settings: the run's flags; num_steps samples of each clip are scored.
       rows: the clips' rows of clips.csv.
-      segments: samples of a clip.
       crops: 1, 5 or 10.
 
     Yields:
-      dict of float [C] per clip: 'video', the mean over samples and crops, and 'clip',
-      the middle sample as a whole picture.
+      dict of float [C] per clip: 'video', the mean over samples and crops, and
+      'one_sample', the middle sample as a whole picture.
     """
     inputs, logits, _ = graph
     softmax = tf.nn.softmax(logits)
@@ -206,30 +122,24 @@ def score_cnn(session, graph, settings, rows, segments, crops):
             settings['data_dir'],
             settings['stage'],
             row,
-            segments,
+            settings['num_steps'],
             settings['stack_length'],
         )
 
-    for pictures in batches.read_ahead(read, rows, settings['workers']):
-        total, middle = 0, None
-        for crop in crop_inputs(len(pictures), crops):
-            feed = {inputs[name]: value for name, value in crop.items()}
-            feed[inputs['images']] = pictures
-            feed.update({inputs['keep_prob']: 1.0, inputs['dropout_seed']: [0, 0]})
-            output = session.run(softmax, feed)  # [segments, C]
-            total = total + output.mean(axis=0)
-            if middle is None:
-                middle = output[len(output) // 2]
-        if crops > 1:
-            whole = augment.whole_pictures(1)
-            feed = {inputs[name]: value for name, value in whole.items()}
-            feed[inputs['images']] = pictures[len(pictures) // 2][None]
-            feed.update({inputs['keep_prob']: 1.0, inputs['dropout_seed']: [0, 0]})
-            middle = session.run(softmax, feed)[0]
-        yield {'video': total / crops, 'clip': middle}
+    def run(images, crop):
+        feed = {'images': images, 'keep_prob': 1.0, 'dropout_seed': [0, 0], **crop}
+        return session.run(softmax, {inputs[name]: x for name, x in feed.items()})
+
+    for images in batches.read_ahead(read, rows, settings['workers']):
+        middle = images[len(images) // 2][None]
+        crops_of_clip = crop_inputs(len(images), crops)
+        yield {
+            'video': np.mean([run(images, crop) for crop in crops_of_clip], (0, 1)),
+            'one_sample': run(middle, augment.whole_pictures(1))[0],
+        }
 
 
-def score_hybrid(session, graph, settings, cnns, rows, batch_size):
+def score_hybrid(session, graph, settings, cnns, rows, batch_size, crops):
     """Scores clips by the hybrid or joint graph.
 
     Args:
@@ -238,72 +148,80 @@ def score_hybrid(session, graph, settings, cnns, rows, batch_size):
       cnns: the CNNs as run.json keeps them.
       rows: the clips' rows of clips.csv.
       batch_size: clips at a time.
+      crops: 1; or 5 or 10 for stage joint.
 
     Yields:
-      dict of float [C] per clip: 'video', and each branch's softmax of its own part of
-      the logits by its name.
+      dict of float [C] per clip: 'video'; 'one_sample', of the middle step alone; each
+      branch's softmax of its own part of the logits by its name; and, where one softmax
+      stands on several branches, what is left without a branch as `without_<branch>`.
     """
     inputs, logits, end_points = graph
     outputs = {'video': tf.nn.softmax(logits)}
-    for branch in settings['branches']:
-        outputs[branch] = tf.nn.softmax(end_points[f'{branch}/logits'])
+    branches = [name for name in model.BRANCHES if name in settings['branches']]
+    for branch in branches:
+        part = end_points[f'{branch}/logits']
+        outputs[branch] = tf.nn.softmax(part)
+        if settings['head'] == 'concat' and len(branches) > 1:
+            outputs[f'without_{branch}'] = tf.nn.softmax(logits - part)
 
     def read(start):
-        chosen = rows[start : start + batch_size]
-        batch = features.sequences(settings, cnns, chosen)
+        return features.sequences(settings, cnns, rows[start : start + batch_size])
+
+    def run(batch, crop, wanted):
         if settings['stage'] == 'joint':
-            batch.update(augment.whole_pictures(len(chosen)))
-        return batch
+            batch = {**batch, **crop}
+        feed = {inputs[name]: value for name, value in batch.items()}
+        feed.update({inputs['keep_prob']: 1.0, inputs['dropout_seed']: [0, 0]})
+        return session.run(wanted, feed)
 
     starts = range(0, len(rows), batch_size)
     for batch in batches.read_ahead(read, starts, settings['workers']):
-        feed = {inputs[name]: value for name, value in batch.items()}
-        feed.update({inputs['keep_prob']: 1.0, inputs['dropout_seed']: [0, 0]})
-        values = session.run(outputs, feed)
-        for place in range(len(batch['lengths'])):
+        lengths = batch['lengths']
+        count = np.arange(len(lengths))
+        found = [run(batch, crop, outputs) for crop in crop_inputs(len(count), crops)]
+        video = {name: np.mean([each[name] for each in found], 0) for name in outputs}
+        middle = {s: batch[s][count, lengths // 2][:, None] for s in cnns}
+        middle['lengths'] = np.ones_like(lengths)
+        whole = augment.whole_pictures(len(count))
+        one_sample = run(middle, whole, outputs['video'])
+        values = {'video': video.pop('video'), 'one_sample': one_sample, **video}
+        for place in count:
             yield {name: value[place] for name, value in values.items()}
 
 
-def score(stored, settings, rows, values):
+def score(stored, settings, rows, checkpoint, values):
     """Restores the run and scores clips.
 
     Args:
       stored: the run as run.json keeps it.
       settings: its flags, with the folders to read from now.
       rows: the clips' rows of clips.csv.
+      checkpoint: of the run.
       values: the program's own flags.
 
     Returns:
-      (dict name -> float [N, C] probabilities, step of the checkpoint).
+      dict name -> float [N, C] probabilities, N the number of rows.
 
     Raises:
-      ValueError: the run has no checkpoint, or a CNN's dump has changed.
+      ValueError: the checkpoint or a CNN's dump is not whole or not the run's.
     """
-    checkpoint, step = checkpoints.latest(values.train_dir)
-    if not checkpoint:
-        raise ValueError(
-            f'--train_dir={values.train_dir}: no checkpoint yet; run train.py '
-            f'--stage={settings["stage"]} to its first one'
-        )
     size, cnns = stored['preprocessing']['size'], stored['cnns']
     widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
+    crops = int(values.test_crops)
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(settings['seed'])
         graph = model.classifier(settings, len(stored['class_names']), size, widths)
-        model.initialize(session, settings, cnns)
-        checkpoints.restore(session, checkpoint)
+        inference.restore(session, checkpoint, settings, cnns)
         if settings['stage'] in model.STREAMS:
-            crops = int(values.test_crops)
-            scored = score_cnn(
-                session, graph, settings, rows, values.test_segments, crops
-            )
+            scored = score_cnn(session, graph, settings, rows, crops)
         else:
             scored = score_hybrid(
-                session, graph, settings, cnns, rows, values.batch_size
+                session, graph, settings, cnns, rows, values.batch_size, crops
             )
         progress = tqdm.tqdm(scored, 'scoring', len(rows), unit='clip', disable=None)
         found = list(progress)
-    return {name: np.stack([row[name] for row in found]) for name in found[0]}, step
+    check_scores(found, rows)
+    return {name: np.stack([row[name] for row in found]) for name in found[0]}
 
 
 # -- what is checked ------------------------------------------------------------------
@@ -330,128 +248,107 @@ def check_cached(settings, cnns, names):
             )
 
 
-def check_held_out(stored, examples, class_names):
-    """Raises ValueError where a clip or its group was trained on."""
+def check_held_out(stored, examples, class_names, allow_overlap):
+    """Whether a clip or its group was trained on; ValueError unless that is allowed."""
     trained, groups = set(stored['train_clips']), set(stored['train_groups'])
     for example in examples:
         group = f'{class_names[example.label]}/{example.group}'
         if example.clip in trained or group in groups:
+            if allow_overlap:
+                return True
             raise ValueError(
                 f'{example.clip} or its group was trained on; --allow_overlap scores '
                 'it all the same, which measures memory, not recognition'
             )
+    return False
 
 
-# -- what is written ------------------------------------------------------------------
-
-
-def write_predictions(path, examples, class_names, probabilities):
-    """predictions.csv: clip, label, the five best with probability, branches' choices.
-
-    Args:
-      path: file to write.
-      examples: the clips.
-      class_names: list of C.
-      probabilities: dict name -> float [N, C]; 'video' is the prediction, every other
-        one gets a column with its choice.
-    """
-    best = min(5, len(class_names))
-    header = ['clip', 'label', 'prediction', 'probability']
-    for rank in range(2, best + 1):
-        header += [f'prediction_{rank}', f'probability_{rank}']
-    others = [name for name in probabilities if name != 'video']
-    temporary = f'{path}.{os.getpid()}'
-    with open(temporary, 'w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(header + others)
-        for place, example in enumerate(examples):
-            row = probabilities['video'][place]
-            line = [example.clip, class_names[example.label]]
-            for label in np.argsort(-row, kind='stable')[:best]:
-                line += [class_names[label], f'{row[label]:.6f}']
-            for name in others:
-                line.append(class_names[probabilities[name][place].argmax()])
-            writer.writerow(line)
-    os.replace(temporary, path)
-
-
-def draw_confusion(path, matrix, class_names, title):
-    """Draws the confusion matrix as shares of each row; readable at 10 and 101 classes.
-
-    Args:
-      path: .png to write.
-      matrix: int [C, C], rows = classes shown.
-      class_names: list of C.
-      title: text above.
-    """
-    matrix = np.asarray(matrix)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = max(5.0, 0.2 * len(class_names) + 2)
-    figure, axes = pyplot.subplots(figsize=(side, side), layout='constrained')
-    picture = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    ticks = np.arange(len(class_names))
-    small = 9 if len(class_names) <= 20 else 7
-    axes.set_xticks(ticks, class_names, rotation=90, fontsize=small)
-    axes.set_yticks(ticks, class_names, fontsize=small)
-    axes.set(xlabel='predicted', ylabel='shown', title=title)
-    if len(class_names) <= 20:
-        for (row, column), count in np.ndenumerate(matrix):
-            if count:
-                dark = shares[row, column] > 0.5
-                axes.text(
-                    column,
-                    row,
-                    str(count),
-                    ha='center',
-                    va='center',
-                    fontsize=8,
-                    color='white' if dark else 'black',
-                )
-    figure.colorbar(picture, shrink=0.7, label='share of the class shown')
-    figure.savefig(path, dpi=120, format='png')
-    pyplot.close(figure)
-
-
-def print_table(result, class_names):
-    """The figures as people read them."""
-    marks = [mark for mark in ('partial split', 'trained on') if result[mark]]
-    note = f' ({", ".join(marks)})' if marks else ''
-    for name, figures in result['figures'].items():
-        low, high = figures['top1_wilson_95']
-        print(
-            f'{name:>14}{note}: top-1 {figures["top1"]:6.1%} [{low:.1%}, {high:.1%}]  '
-            f'top-5 {figures["top5"]:6.1%}  '
-            f'mean class {figures["mean_class_accuracy"]:6.1%}  '
-            f'mAP {figures["mean_average_precision"]:6.1%}'
+def check_scores(found, rows):
+    """Raises ValueError unless there is one finite score for each clip."""
+    if len(found) != len(rows):
+        raise ValueError(
+            f'{len(found)} clips were scored, the split has {len(rows)}: run '
+            'optical_flow.py --check on --data_dir'
         )
-    print(f'\n{"class":<28}{"clips":>6}{"accuracy":>10}{note}')
-    for name in class_names:
-        row = result['figures']['video']['per_class'][name]
-        share = '-' if row['accuracy'] is None else f'{row["accuracy"]:.1%}'
-        print(f'{name:<28}{row["clips"]:>6}{share:>10}')
+    for scores, row in zip(found, rows, strict=True):
+        if not all(np.isfinite(values).all() for values in scores.values()):
+            raise ValueError(
+                f'{row["clip"]}: the network gives no finite probability; the '
+                'checkpoint is damaged, or training had diverged'
+            )
 
 
-def evaluate(values):
-    """Measures the run that the flags name; returns what evaluation.json holds."""
+def check_sampling(settings, values):
+    """Raises ValueError where cached features cannot give the samples asked for."""
+    if settings['stage'] != 'hybrid':
+        return
+    if values.test_segments not in (None, settings['num_steps']):
+        raise ValueError(
+            f'--test_segments={values.test_segments}: the run reads cached features of '
+            f'{settings["num_steps"]} samples a clip; train with another --num_steps'
+        )
+    if values.test_crops != '1':
+        raise ValueError(
+            f'--test_crops={values.test_crops}: the run reads cached features of whole '
+            'pictures; crops are for the stages spatial, motion and joint'
+        )
+
+
+# -- the program ----------------------------------------------------------------------
+
+
+def find_run(values):
+    """The run that --train_dir names: (run.json's content, checkpoint, its step).
+
+    Raises:
+      ValueError: there is none, or nothing was trained in it.
+    """
     if not values.train_dir:
         raise ValueError('--train_dir is needed: the folder of a run of train.py')
     stored = checkpoints.read(values.train_dir)
-    settings = dict(stored['settings'], workers=values.workers)
-    if settings['stage'] == 'features':
+    stage = stored['settings']['stage']
+    if stage == 'features':
         raise ValueError(
             f'--train_dir={values.train_dir} is of stage features, which trains '
             'nothing; name a run of another stage'
         )
+    folder = os.path.join(values.train_dir, 'best' if values.best else '')
+    checkpoint, step = checkpoints.latest(folder)
+    if not checkpoint and values.best:
+        raise ValueError(
+            f'--best: no checkpoint in {folder}; train.py keeps one there with '
+            '--validation_groups'
+        )
+    if not checkpoint:
+        raise ValueError(
+            f'--train_dir={values.train_dir}: no checkpoint yet; run train.py '
+            f'--stage={stage} to its first one'
+        )
+    return stored, checkpoint, step
+
+
+def samples_of(settings, values):
+    """Samples of a clip that are scored."""
+    alone = settings['stage'] in model.STREAMS
+    return values.test_segments or (SEGMENTS if alone else settings['num_steps'])
+
+
+def evaluate(values):
+    """Measures the run that the flags name; returns what evaluation.json holds."""
+    stored, checkpoint, step = find_run(values)
+    settings = dict(stored['settings'], workers=values.workers)
+    check_sampling(settings, values)
+    settings['num_steps'] = samples_of(settings, values)
     for name in ('data_dir', 'split_dir'):
-        if values[name].value is not None:
-            settings[name] = values[name].value
+        if getattr(values, name) is not None:
+            settings[name] = getattr(values, name)
     index = clips.read_index(settings['data_dir'])
     split = splits.load(
         index,
         settings['split_dir'],
         settings['split'],
         settings['group_regex'],
-        settings['allow_missing'],
+        settings['allow_missing'] or values.allow_missing,
     )
     examples = split.test if values.side == 'test' else split.train
     rows = [index[example.clip] for example in examples]
@@ -461,67 +358,88 @@ def evaluate(values):
         'preprocessing': clips.preprocessing_of(rows),
     }
     checkpoints.check_same(values.train_dir, stored, now)
-    if not values.allow_overlap:
-        check_held_out(stored, examples, split.class_names)
+    trained_on = check_held_out(
+        stored, examples, split.class_names, values.allow_overlap
+    )
     if settings['stage'] == 'hybrid':
         check_cached(settings, stored['cnns'], [example.clip for example in examples])
 
-    probabilities, step = score(stored, settings, rows, values)
-    if len(probabilities['video']) != len(examples):
-        raise RuntimeError('the number of clips scored is not the split\'s')
+    begun = time.perf_counter()
+    probabilities = score(stored, settings, rows, checkpoint, values)
+    seconds = time.perf_counter() - begun
     labels = np.array([example.label for example in examples])
+    names = split.class_names
     groups = [f'{example.label}/{example.group}' for example in examples]
+    predictions = probabilities['video'].argmax(axis=1)
+    matrix = measures.confusion_matrix(predictions, labels, len(names))
     result = {
         'stage': settings['stage'],
         'step': step,
         'side': values.side,
         'split': settings['split'],
-        'trained on': values.side == 'train',
+        'trained on': trained_on,
         'partial split': any(split.missing.values()),
         'missing': split.missing,
-        'test_segments': (
-            values.test_segments
-            if settings['stage'] in model.STREAMS
-            else settings['num_steps']
-        ),
-        'test_crops': (
-            int(values.test_crops) if settings['stage'] in model.STREAMS else 1
-        ),
-        'class_names': split.class_names,
+        'test_segments': settings['num_steps'],
+        'test_crops': int(values.test_crops),
+        'clips_per_second': len(rows) / seconds,
+        'class_names': names,
         'figures': {
-            name: measure(rows_of, labels, groups, split.class_names)
+            name: measures.measure(rows_of, labels, groups, names)
             for name, rows_of in probabilities.items()
         },
+        'confusion': matrix.tolist(),
+        'compared': {
+            other: report.compare(other, examples, names, predictions, groups)
+            for other in values.compare
+        },
     }
-    ending = '' if values.side == 'test' else '_train'
-    out = os.path.join(values.train_dir, '')
-    checkpoints.write_json(f'{out}evaluation{ending}.json', result)
-    write_predictions(
-        f'{out}predictions{ending}.csv', examples, split.class_names, probabilities
-    )
-    figures = result['figures']['video']
-    draw_confusion(
-        f'{out}confusion{ending}.png',
-        figures['confusion'],
-        split.class_names,
-        f'{settings["stage"]}, {len(examples)} {values.side} clips: '
-        f'{figures["top1"]:.1%}',
-    )
-    print_table(result, split.class_names)
-    print(f'\n{out}evaluation{ending}.json, predictions{ending}.csv, '
-          f'confusion{ending}.png')
+    tables.print_result(result)
+    write(values, stored, settings['data_dir'], rows, examples, result, probabilities)
     return result
 
 
-def main(_):
-    """Runs `evaluate`; a user error ends in one line."""
+def write(values, stored, data_dir, rows, examples, result, probabilities):
+    """Writes evaluation.json, predictions.csv, confusion.png and report.html."""
+    ending = '' if values.side == 'test' else '_train'
+    out = os.path.join(values.train_dir, '')
+    names = result['class_names']
+    checkpoints.write_json(f'{out}evaluation{ending}.json', result)
+    tables.write_predictions(
+        f'{out}predictions{ending}.csv', examples, names, probabilities
+    )
+    title = (
+        f'{result["stage"]}, {len(examples):,} {values.side} clips: '
+        f'{result["figures"]["video"]["top1"]:.1%}{tables.marks(result)}'
+    )
+    picture = f'{out}confusion{ending}.png'
+    pictures.draw_confusion(picture, result['confusion'], names, title)
+    predictions = probabilities['video'].argmax(axis=1)
+    pairs = report.pairs_with_pictures(data_dir, rows, examples, predictions, result)
+    report.write(f'{out}report{ending}.html', result, stored, picture, pairs)
+    print(
+        f'\n{len(examples):,} clips, {result["clips_per_second"]:.1f} a second\n'
+        f'{out}report{ending}.html, evaluation{ending}.json, predictions{ending}.csv, '
+        f'confusion{ending}.png'
+    )
+
+
+def main(values):
+    """Exports, classifies videos or measures; returns the exit code."""
     tf.logging.set_verbosity(tf.logging.ERROR)
-    try:
-        evaluate(FLAGS)
-    except ValueError as error:
-        sys.exit(f'evaluate.py: {error}')
+    if not values.export and not values.video:
+        evaluate(values)
+        return 0
+    stored, checkpoint, _ = find_run(values)
+    if values.export:
+        difference = inference.export(values.export, stored, checkpoint)
+        print(f'{values.export}: differs from the run by at most {difference:.1g}')
+    if not values.video:
+        return 0
+    steps = samples_of(stored['settings'], values)
+    return predict.predict_videos(values, stored, checkpoint, steps)
 
 
 if __name__ == '__main__':
     define_flags()
-    tf.app.run(main)
+    command_line.run(main)

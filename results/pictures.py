@@ -1,44 +1,174 @@
-"""Pictures of what a run is worth."""
+"""Pictures of what a run is worth: confusion, timelines, overlays, class activation.
 
+    pictures.draw_confusion('confusion.png', matrix, class_names, 'hybrid, 112 clips')
+
+Colours are BGR where pixels come in and go out, as everywhere outside the graph.
+"""
+
+import cv2
 import matplotlib
 
 matplotlib.use('Agg')
 import numpy as np
+from matplotlib import colors
 from matplotlib import pyplot
+
+from data import clips
+from data import preview
+
+READABLE = 20  # classes up to which counts fit into the cells of a confusion picture
+SHOWN = 5  # steps of an explanation
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw_confusion(path, matrix, class_names, title):
     """Draws the confusion matrix as shares of each row; readable at 10 and 101 classes.
 
     Args:
-      path: .png to write.
+      path: .png to write, or a binary file.
       matrix: int [C, C], rows = classes shown.
       class_names: list of C.
       title: text above.
     """
     matrix = np.asarray(matrix)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = max(5.0, 0.2 * len(class_names) + 2)
-    figure, axes = pyplot.subplots(figsize=(side, side), layout='constrained')
-    picture = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    few = len(class_names) <= READABLE
+    side = 3 + (0.45 if few else 0.17) * len(class_names)
+    figure, axes = pyplot.subplots(figsize=(side + 1, side), layout='constrained')
+    # among many cells the rare ones must still be seen
+    scale = colors.PowerNorm(1 if few else 0.5, vmin=0, vmax=1)
+    picture = axes.imshow(shares, cmap='Blues', norm=scale)
     ticks = np.arange(len(class_names))
-    small = 9 if len(class_names) <= 20 else 7
-    axes.set_xticks(ticks, class_names, rotation=90, fontsize=small)
-    axes.set_yticks(ticks, class_names, fontsize=small)
-    axes.set(xlabel='predicted', ylabel='shown', title=title)
-    if len(class_names) <= 20:
+    axes.set_xticks(ticks, class_names, rotation=90, fontsize=9 if few else 7)
+    axes.set_yticks(ticks, class_names, fontsize=9 if few else 7)
+    axes.set_xlabel('predicted', fontsize=10 if few else 16)
+    axes.set_ylabel('shown', fontsize=10 if few else 16)
+    axes.set_title(title, fontsize=11 if few else 18)
+    if few:
         for (row, column), count in np.ndenumerate(matrix):
+            color = 'white' if shares[row, column] > 0.5 else 'black'
+            style = {'ha': 'center', 'va': 'center', 'fontsize': 8, 'color': color}
             if count:
-                dark = shares[row, column] > 0.5
-                axes.text(
-                    column,
-                    row,
-                    str(count),
-                    ha='center',
-                    va='center',
-                    fontsize=8,
-                    color='white' if dark else 'black',
-                )
-    figure.colorbar(picture, shrink=0.7, label='share of the class shown')
-    figure.savefig(path, dpi=120, format='png')
+                axes.text(column, row, str(count), **style)
+    else:  # lines by which the eye finds a cell's names
+        axes.set_xticks(ticks - 0.5, minor=True)
+        axes.set_yticks(ticks - 0.5, minor=True)
+        axes.grid(which='minor', color='0.9', linewidth=0.4)
+        axes.tick_params(which='minor', length=0)
+    figure.colorbar(picture, shrink=0.6, label='share of the class shown')
+    figure.savefig(path, dpi=110, format='png')
+    pyplot.close(figure)
+
+
+def draw_timeline(path, result):
+    """Draws the probability of each class that is ever the best, over a video's time.
+
+    Args:
+      path: .png to write.
+      result: of predict.predict_video.
+    """
+    timeline = result['timeline']
+    winners = [window['best'][0][0] for window in timeline]
+    names = list(dict.fromkeys(winners))
+    figure, axes = pyplot.subplots(
+        figsize=(10, 1.6 + 0.35 * len(names)), layout='constrained'
+    )
+    for row, name in enumerate(names):
+        for window, winner in zip(timeline, winners, strict=True):
+            probability = dict(window['best']).get(name, 0)
+            start, end = window['from_seconds'], window['to_seconds']
+            axes.broken_barh(
+                [(start, end - start)],
+                (row - 0.4, 0.8),
+                facecolor=pyplot.get_cmap('Blues')(probability),
+                edgecolor='black' if winner == name else 'none',
+                linewidth=0.6,
+            )
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel='seconds', xlim=(0, timeline[-1]['to_seconds']))
+    axes.set_title('probability of each class over time, framed where it is the best')
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=110, format='png')
+    pyplot.close(figure)
+
+
+def draw_overlay(frame, name, probability, field, bound):
+    """Draws class, probability bar and a flow inset into a frame, in place.
+
+    Args:
+      frame: uint8 [H, W, 3].
+      name: the class.
+      probability: 0..1.
+      field: stored flow uint8 [h, w, 2], or None.
+      bound: of the stored flow, in pixels.
+    """
+    height, width = frame.shape[:2]
+    bar = max(14, height // 12)
+    frame[:bar] //= 3
+    filled = round(width * probability)
+    frame[bar - max(2, bar // 8) : bar, :filled] = (90, 220, 90)
+    text = f'{name} {probability:.0%}'
+    scale = bar / 34
+    (text_width, _), _ = cv2.getTextSize(text, FONT, scale, 1)
+    scale *= min(1, (width - 6) / text_width)
+    place = (3, round(bar * 0.7))
+    cv2.putText(frame, text, place, FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    if field is not None:
+        inset_height, inset_width = height // 4, width // 4
+        inset = preview.flow_to_color(field, bound=bound)
+        inset = cv2.resize(inset, (inset_width, inset_height))
+        frame[height - inset_height :, width - inset_width :] = inset
+
+
+def heat(picture, place_map, largest):
+    """A picture [H, W, 3] under its class activation map float [h, w]."""
+    size = picture.shape[1::-1]
+    strength = np.uint8(255 * place_map / max(largest, 1e-12))
+    warmth = cv2.applyColorMap(
+        cv2.resize(strength, size, interpolation=cv2.INTER_CUBIC), cv2.COLORMAP_JET
+    )
+    return cv2.addWeighted(picture, 0.55, warmth, 0.45, 0)
+
+
+def draw_explanation(path, pixels, maps, title):
+    """Draws frames and flow beside where the networks found the class in them.
+
+    Args:
+      path: .png to write.
+      pixels: dict stream -> uint8 [T, H, W, 3 or 2L].
+      maps: dict stream -> float [T, h, w] class activation maps.
+      title: the class.
+    """
+    steps = len(next(iter(pixels.values())))
+    chosen = clips.evenly_spaced(steps, min(SHOWN, steps))
+    rows = []
+    for stream, images in pixels.items():
+        shown = [
+            images[step]
+            if images.shape[-1] == 3
+            else preview.flow_to_color(images[step][..., :2])
+            for step in chosen
+        ]
+        largest = maps[stream].max()
+        heats = [
+            heat(picture, maps[stream][step], largest)
+            for picture, step in zip(shown, chosen, strict=True)
+        ]
+        rows += [(stream, shown), (f'{stream}: speaks for it', heats)]
+    figure, axes = pyplot.subplots(
+        len(rows),
+        len(chosen),
+        figsize=(1.9 * len(chosen), 2.0 * len(rows) + 0.5),
+        layout='constrained',
+        squeeze=False,
+    )
+    for (name, images), row in zip(rows, axes, strict=True):
+        for image, place in zip(images, row, strict=True):
+            place.imshow(image[..., ::-1])
+            place.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name, fontsize=8)
+    for step, place in zip(chosen, axes[0], strict=True):
+        place.set_title(f'step {step + 1} of {steps}', fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110, format='png')
     pyplot.close(figure)

@@ -1,0 +1,395 @@
+"""A run of train.py on videos of any length, from pixels: classes, timeline, overlay.
+
+    python evaluate.py --train_dir=runs/hybrid --video=holiday.mp4 --overlay=out.mp4
+
+Used by evaluate.py, which has the flags; apart from it because evaluation reads stored
+clips, and this goes the whole way from a file to classes.
+
+A video is cut into windows of --window_seconds. Each is preprocessed as optical_flow.py
+would (the chosen frames pass through the same Motion JPEG encoder), sampled and
+classified like a stored clip, so a video of one window gets the probabilities that
+evaluation gives its stored clip. The video's own are the mean over its windows.
+"""
+
+import collections
+import os
+import tempfile
+import time
+
+import cv2
+import numpy as np
+import tensorflow.compat.v1 as tf
+import tqdm
+
+import inference
+import optical_flow
+from data import clips
+from data import videos
+from results import pictures
+from results import tables
+from weights import checkpoints
+
+USUAL_RATE = 25.0  # frames a second, where a video or camera does not say
+
+
+# -- videos to windows -----------------------------------------------------------------
+
+
+def find(given):
+    """What one --video stands for: list of (name of the output, path or camera).
+
+    Raises:
+      ValueError: there is nothing of that name, or no video in the folder.
+    """
+    if given.isdigit() and not os.path.exists(given):
+        return [(f'camera{given}', int(given))]
+    if os.path.isdir(given):
+        found = []
+        for folder, _, files in os.walk(given, followlinks=True):
+            for file in sorted(files):
+                if file.lower().endswith(videos.VIDEO_EXTENSIONS):
+                    path = os.path.join(folder, file)
+                    found.append((os.path.relpath(path, given), path))
+        if not found:
+            raise ValueError(f'--video={given}: no videos in this folder')
+        return sorted(found)
+    return [(os.path.basename(given), given)]
+
+
+def open_source(source):
+    """Opens a video file or camera; returns (capture, frames or None, rate).
+
+    Raises:
+      ValueError: it cannot be opened; names it and the reason.
+    """
+    if isinstance(source, int):
+        capture, frames = cv2.VideoCapture(source), None
+        if not capture.isOpened():
+            raise ValueError(f'--video={source}: there is no such camera')
+    else:
+        try:
+            capture = optical_flow.open_video(source)
+        except (ValueError, OSError) as error:
+            raise ValueError(f'{source}: {error}') from error
+        frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) or None
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return capture, frames, rate if 1 <= rate <= 1000 else USUAL_RATE
+
+
+def frames_and_flow(capture, preprocessing, with_flow=True):
+    """Yields (frame as it is, frame resized, field of flow from the one before).
+
+    Args:
+      capture: an opened video.
+      preprocessing: {'flow', 'bound', 'size'} as run.json keeps it.
+      with_flow: False saves the time; then, and at the first frame, the field is None.
+    """
+    flow_between = optical_flow.flow_function(*preprocessing['flow'].split('-'))
+    before = None
+    while True:
+        whole, frame = capture.read()
+        if not whole:
+            return
+        if frame.ndim == 2:
+            frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+        resized = optical_flow.resize(frame, preprocessing['size'])
+        field = None
+        if with_flow:
+            grey = cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
+            if before is not None:
+                flow = flow_between(before, grey)
+                field = clips.quantize_flow(flow, preprocessing['bound'])
+            before = grey
+        yield frame, resized, field
+
+
+def sliding_windows(items, length, stride):
+    """Yields (first, list of items) of windows over a stream, in bounded memory.
+
+    A window starts every `stride` items; where the last would be short, the last
+    `length` items are one. A stream shorter than `length` is one window.
+    """
+    window, count, due = collections.deque(maxlen=length), 0, length
+    for item in items:
+        window.append(item)
+        count += 1
+        if count == due:
+            yield count - length, list(window)
+            due += stride
+    uncovered = count - (due - stride)
+    if 0 < count < length or count >= length and uncovered > 0:
+        yield count - len(window), list(window)
+
+
+def sampled_window(window, streams, steps, stack_length):
+    """The evenly spaced samples of a window, as `batches.sampled_clip` takes them.
+
+    Args:
+      window: list of (frame uint8 [H, W, 3], field uint8 [H, W, 2] or None).
+      streams: those wanted.
+      steps: T, less where the window is shorter.
+      stack_length: L.
+
+    Returns:
+      dict stream -> uint8 [T, H, W, 3 or 2L].
+
+    Raises:
+      ValueError: the window has one frame only.
+    """
+    count = len(window)
+    if count < 2:
+        raise ValueError('one frame only, so no flow')
+    steps = min(count, steps)
+    pixels = {}
+    if 'spatial' in streams:
+        chosen = [window[p][0] for p in clips.evenly_spaced(count, steps)]
+        pixels['spatial'] = as_stored(chosen)
+    if 'motion' in streams:
+        starts = clips.stack_starts(count, steps, stack_length)
+        flow = np.stack([field for _, field in window[1:]])
+        pixels['motion'] = clips.flow_stacks(flow, starts, stack_length)
+    return pixels
+
+
+def as_stored(frames):
+    """Frames after the Motion JPEG that stored clips go through, uint8 [T, H, W, 3]."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = clips.frames_path(folder, 'a/a')
+        os.makedirs(os.path.dirname(path))
+        writer = clips.open_frames_writer(path, len(frames[0]))
+        for frame in frames:
+            writer.write(frame)
+        writer.release()
+        return clips.read_frames(folder, 'a/a')
+
+
+# -- prediction ------------------------------------------------------------------------
+
+
+def predict_windows(net, stored, capture, length, stride, steps):
+    """Classifies the windows of an opened video one by one, in bounded memory.
+
+    Args:
+      net: from `network`.
+      stored: the run as run.json keeps it.
+      capture: an opened video or camera.
+      length, stride: frames.
+      steps: samples of a window, T.
+
+    Yields:
+      (first frame, frames, pixels, probabilities float [C]).
+    """
+    settings = stored['settings']
+    streams = inference.streams_of_run(settings)
+    stream_of_items = (
+        (resized, field)
+        for _, resized, field in frames_and_flow(
+            capture, stored['preprocessing'], 'motion' in streams
+        )
+    )
+    for first, window in sliding_windows(stream_of_items, length, stride):
+        pixels = sampled_window(window, streams, steps, settings['stack_length'])
+        feed = inference.feed_of(net, pixels)
+        (probabilities,) = net.session.run(net.probabilities, feed)
+        yield first, len(window), pixels, probabilities
+
+
+def predict_video(net, stored, source, values, steps):
+    """Classifies one video or camera.
+
+    Args:
+      net: from `network`.
+      stored: the run as run.json keeps it.
+      source: path, or number of a camera, which runs until Ctrl-C.
+      values: the flags `window_seconds`, `window_stride`, `keep_truncated`.
+      steps: samples of a window.
+
+    Returns:
+      (result, JSON-able; pixels of the window that is most certain, its label).
+
+    Raises:
+      ValueError: the video cannot be read, or breaks off.
+    """
+    capture, header_frames, rate = open_source(source)
+    length = max(2, round(values.window_seconds * rate))
+    stride = max(1, round((values.window_stride or values.window_seconds) * rate))
+    names, live = stored['class_names'], isinstance(source, int)
+    timeline, total, best, frames = [], 0, (0, None, None), 0
+    begun = time.perf_counter()
+    progress = tqdm.tqdm(
+        None, str(source), header_frames, unit='frame', leave=False, disable=None
+    )
+    try:
+        for first, count, pixels, probabilities in predict_windows(
+            net, stored, capture, length, stride, steps
+        ):
+            progress.update(first + count - frames)
+            frames = first + count
+            total = total + probabilities
+            label = int(probabilities.argmax())
+            if probabilities[label] > best[0]:
+                best = (probabilities[label], pixels, label)
+            window = {
+                'from_seconds': first / rate,
+                'to_seconds': frames / rate,
+                'best': tables.five_best(probabilities, names),
+            }
+            timeline.append(window)
+            if live:
+                print(moment(window), flush=True)
+    except KeyboardInterrupt:
+        if not live or not timeline:
+            raise
+    finally:
+        progress.close()
+        capture.release()
+    check_whole(source, frames, header_frames, values.keep_truncated)
+    seconds = time.perf_counter() - begun
+    result = {
+        'video': str(source),
+        'frames': frames,
+        'frames_per_second': rate,
+        'best': tables.five_best(total / len(timeline), names),
+        'timeline': timeline,
+        'seconds_taken': seconds,
+        'real_time_factor': seconds / (frames / rate),
+    }
+    return result, *best[1:]
+
+
+def check_whole(source, frames, header_frames, keep_truncated):
+    """Raises ValueError where a video has no frames or breaks off; as optical_flow.py,
+    which also knows containers that hold no count of frames."""
+    if not frames:
+        raise ValueError(f'{source}: no frame decodes')
+    header = header_frames or 0
+    uncounted = str(source).lower().endswith(optical_flow.UNCOUNTED_EXTENSIONS)
+    if keep_truncated or uncounted or header - frames <= max(2, 0.05 * header):
+        return
+    raise ValueError(
+        f'{source}: {frames} of {header} frames decode, the rest is missing or damaged '
+        '(--keep_truncated takes it as it is)'
+    )
+
+
+def moment(window):
+    """One window of a timeline as a line of text."""
+    name, probability = window['best'][0]
+    return (
+        f'{window["from_seconds"]:8.1f} s to {window["to_seconds"]:.1f} s  '
+        f'{probability:6.1%}  {name}'
+    )
+
+
+def print_prediction(result):
+    """Prints a video's five best classes, its timeline and how fast it went."""
+    frames, rate = result['frames'], result['frames_per_second']
+    print(f'{result["video"]}: {frames:,} frames, {frames / rate:.1f} s')
+    for name, probability in result['best']:
+        print(f'  {probability:6.1%}  {name}')
+    if len(result['timeline']) > 1:
+        print('\n'.join(moment(window) for window in result['timeline']))
+    taken = result['seconds_taken']
+    print(
+        f'  {taken:.1f} s, {frames / taken:.0f} frames a second, real-time factor '
+        f'{result["real_time_factor"]:.2f} (below 1: faster than it plays)'
+    )
+
+
+def write_overlay(path, source, timeline, preprocessing):
+    """Writes the video again with class, probability and flow drawn in.
+
+    Reads the video a second time: its frames as they are do not fit in memory.
+
+    Args:
+      path: .mp4 or .avi to write.
+      source: path of the video.
+      timeline: as `predict_video` gives it.
+      preprocessing: {'flow', 'bound', 'size'} of the run.
+
+    Raises:
+      ValueError: the file cannot be written.
+    """
+    capture, _, rate = open_source(source)
+    writer, place = None, 0
+    fourcc = cv2.VideoWriter_fourcc(*('mp4v' if path.endswith('.mp4') else 'MJPG'))
+    for number, (frame, _, field) in enumerate(frames_and_flow(capture, preprocessing)):
+        if writer is None:
+            size = frame.shape[1::-1]
+            writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, fourcc, rate, size)
+            if not writer.isOpened():
+                raise ValueError(f'--overlay={path} cannot be written: name an .mp4')
+        while timeline[place]['to_seconds'] <= number / rate and timeline[place + 1 :]:
+            place += 1
+        (name, probability), *_ = timeline[place]['best']
+        pictures.draw_overlay(frame, name, probability, field, preprocessing['bound'])
+        writer.write(frame)
+    writer.release()
+
+
+def predict_videos(values, stored, checkpoint, steps):
+    """Classifies what --video names and writes a JSON file for each.
+
+    A bad video among good ones is listed with its reason, the good ones are finished.
+
+    Args:
+      values: the program's flags.
+      stored: the run as run.json keeps it.
+      checkpoint: the run's.
+      steps: samples of a window, T.
+
+    Returns:
+      The exit code: 1 where a video failed.
+
+    Raises:
+      ValueError: a flag is wrong, or no video is where it says.
+    """
+    found = [pair for given in values.video for pair in find(given)]
+    if values.overlay and (len(found) > 1 or isinstance(found[0][1], int)):
+        raise ValueError(f'--overlay={values.overlay} needs one --video that is a file')
+    if (values.window_stride or 0) > values.window_seconds:
+        raise ValueError(
+            f'--window_stride={values.window_stride} would leave frames out: at most '
+            f'--window_seconds={values.window_seconds}'
+        )
+    # DIS answers differ with the number of threads; stored clips were made with one
+    cv2.setNumThreads(1)
+    out_dir = values.out_dir or os.path.join(values.train_dir, 'videos')
+    failed = {}
+    with tf.Graph().as_default(), tf.Session() as session:
+        net = inference.network(session, stored, checkpoint, values.explain)
+        for name, source in found:
+            out = os.path.join(out_dir, name)
+            try:
+                result, pixels, label = predict_video(
+                    net, stored, source, values, steps
+                )
+                os.makedirs(os.path.dirname(out), exist_ok=True)
+                checkpoints.write_json(f'{out}.json', result)
+                print_prediction(result)
+                print(f'  {out}.json')
+                if len(result['timeline']) > 1:
+                    pictures.draw_timeline(f'{out}_timeline.png', result)
+                    print(f'  {out}_timeline.png')
+                if values.overlay:
+                    write_overlay(
+                        values.overlay,
+                        source,
+                        result['timeline'],
+                        stored['preprocessing'],
+                    )
+                    print(f'  {values.overlay}')
+                if values.explain:
+                    feed = {**inference.feed_of(net, pixels), net.label: label}
+                    maps = session.run(net.maps, feed)
+                    title = stored['class_names'][label]
+                    path = f'{out}_explain.png'
+                    pictures.draw_explanation(path, pixels, maps, title)
+                    print(f'  {path}')
+            except (ValueError, OSError, cv2.error) as error:
+                failed[name] = ' '.join(str(error).split())
+    for reason in failed.values():
+        print(reason)
+    if failed:
+        print(f'{len(failed)} of {len(found)} videos failed')
+    return 1 if failed else 0

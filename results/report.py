@@ -1,0 +1,259 @@
+"""report.html: all that was measured of a run, in one file that needs no network.
+
+    report.write('runs/hybrid/report.html', result, stored, 'confusion.png', pairs)
+"""
+
+import base64
+import html
+import os
+
+import cv2
+import numpy as np
+
+from data import clips
+from data import preview
+from results import measures
+from results import tables
+from weights import checkpoints
+
+PAIRS = 6  # most confused pairs with pictures
+ENDS = 10  # best and worst classes where there are many
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto;
+       padding: 0 1em; color: #222; background: #fff }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+.mark { background: #fff1c2; padding: .4em .8em; border-left: 4px solid #d9a400 }
+.pair { display: inline-block; width: 19em; margin: 0 1em 1em 0; vertical-align: top;
+        overflow-wrap: anywhere }
+.pair img { display: block; height: 128px; image-rendering: auto }
+.columns { display: flex; gap: 3em; flex-wrap: wrap }
+img.wide { max-width: 100% } td.text { text-align: left }
+td { white-space: nowrap } td.text { white-space: normal; overflow-wrap: anywhere }
+"""
+MEANINGS = {
+    'video': 'the whole clip: what the run is worth',
+    'one_sample': 'the middle sample alone',
+    'spatial_lstm': 'only the part of the scores that this branch adds',
+    'motion_lstm': 'only the part of the scores that this branch adds',
+    'fusion': 'only the part of the scores that this branch adds',
+}
+
+
+def compare(other_dir, examples, class_names, predictions, groups):
+    """This run's predictions against those that another run's folder holds.
+
+    Args:
+      other_dir: --train_dir of a run that was evaluated.
+      examples: the clips.
+      class_names: list of C.
+      predictions: int [N], this run's.
+      groups: list of N names of recordings.
+
+    Raises:
+      ValueError: the other run has no predictions, or of other clips or labels.
+    """
+    settings = checkpoints.read(other_dir)['settings']
+    path = os.path.join(other_dir, 'predictions.csv')
+    rows = tables.read_predictions(path)
+    labels = {example.clip: class_names[example.label] for example in examples}
+    if {clip: label for clip, (label, _) in rows.items()} != labels:
+        raise ValueError(
+            f'--compare={other_dir}: {path} is of other clips or labels; a paired test '
+            'needs the same ones'
+        )
+    right = [p == e.label for p, e in zip(predictions, examples, strict=True)]
+    other_right = [rows[e.clip][1] == class_names[e.label] for e in examples]
+    branches = settings['branches'] if settings['stage'] in ('hybrid', 'joint') else []
+    return {
+        'other': ' '.join([settings['stage'], ', '.join(branches)]).strip(),
+        'other_top1': float(np.mean(other_right)),
+        **measures.compare(right, other_right, groups),
+    }
+
+
+def pairs_with_pictures(data_dir, rows, examples, predictions, result):
+    """The most confused pairs, each with one clip's middle frame and flow.
+
+    Args:
+      data_dir: the preprocessed data set.
+      rows: the clips' rows of clips.csv.
+      examples: the clips.
+      predictions: int [N].
+      result: what evaluation.json holds.
+
+    Returns:
+      list of (shown, predicted, clips so confused, clip, picture uint8 [H, 2W, 3]).
+    """
+    names, pairs = result['class_names'], []
+    for label, wrong, count in measures.confused_pairs(result['confusion'], PAIRS):
+        place = next(
+            place
+            for place, example in enumerate(examples)
+            if (example.label, predictions[place]) == (label, wrong)
+        )
+        clip, middle = rows[place]['clip'], (rows[place]['frames'] - 1) // 2
+        frame = clips.read_frames(data_dir, clip, [middle])[0]
+        field = clips.read_flow(data_dir, clip, [middle])[0]
+        colors = preview.flow_to_color(field, bound=rows[place]['bound'])
+        picture = np.concatenate([frame, colors], axis=1)
+        pairs.append((names[label], names[wrong], count, clip, picture))
+    return pairs
+
+
+def embedded(png):
+    """Bytes of a PNG file as an address that holds them."""
+    return 'data:image/png;base64,' + base64.b64encode(png).decode()
+
+
+def percent(value):
+    """A share as text, '-' for None."""
+    return '-' if value is None else f'{value:.1%}'
+
+
+def table(header, rows):
+    """An HTML table, numbers to the right; everything in it is escaped."""
+    lines = [f'<tr>{"".join(f"<th>{html.escape(x)}</th>" for x in header)}</tr>']
+    for row in rows:
+        cells = [html.escape(str(x)) for x in row]
+        kinds = ['' if x[:1] in '+-0123456789' else ' class="text"' for x in cells]
+        cells = [f'<td{k}>{x}</td>' for k, x in zip(kinds, cells, strict=True)]
+        lines.append(f'<tr>{"".join(cells)}</tr>')
+    return f'<table>{"".join(lines)}</table>'
+
+
+def figures_table(result):
+    """Accuracies of each way to predict, with both intervals."""
+    rows = []
+    for name, figures in result['figures'].items():
+        intervals = [
+            '{:.1%} to {:.1%}'.format(*figures[f'top1_{kind}_95'])
+            for kind in ('wilson', 'group_bootstrap')
+        ]
+        others = [
+            percent(figures[kind])
+            for kind in ('top5', 'mean_class_accuracy', 'mean_average_precision')
+        ]
+        meaning = MEANINGS.get(name, 'the scores without what this branch adds')
+        rows.append([name, percent(figures['top1']), *intervals, *others, meaning])
+    header = ['', 'top-1', '95 % over clips', '95 % over groups', 'top-5']
+    return table([*header, 'mean class', 'mAP', ''], rows)
+
+
+def classes_tables(result):
+    """Best and worst classes, or all where they are few."""
+    per_class = result['figures']['video']['per_class']
+    shown = [(name, row) for name, row in per_class.items() if row['clips']]
+    shown.sort(key=lambda pair: (-pair[1]['accuracy'], -pair[1]['average_precision']))
+    parts = [('Classes, best first', shown)]
+    if len(shown) > 2 * ENDS:
+        worst = shown[: -ENDS - 1 : -1]
+        parts = [('Best classes', shown[:ENDS]), ('Worst classes', worst)]
+    texts = []
+    for title, chosen in parts:
+        rows = [
+            [n, r['clips'], percent(r['accuracy']), percent(r['average_precision'])]
+            for n, r in chosen
+        ]
+        texts.append(
+            f'<div><h2>{title}</h2>'
+            f'{table(["class", "clips", "accuracy", "AP"], rows)}</div>'
+        )
+    return f'<div class="columns">{"".join(texts)}</div>'
+
+
+def compared_table(result):
+    """Differences to the runs of --compare; '' where there are none."""
+    rows = []
+    for other, figures in result['compared'].items():
+        low, high = figures['difference_group_bootstrap_95']
+        rows.append(
+            [
+                other,
+                figures['other'],
+                percent(figures['other_top1']),
+                f'{100 * figures["difference"]:+.1f}',
+                f'{100 * low:+.1f} to {100 * high:+.1f}',
+                f'{figures["only_this_right"]} / {figures["only_other_right"]}',
+                f'{figures["mcnemar_p"]:.2g}',
+            ]
+        )
+    header = ['run', 'what', 'its top-1', 'this run, points', '95 % over groups']
+    header += ['right here / there alone', 'McNemar p']
+    title = '<h2>Against other runs, on the same clips</h2>'
+    return title + table(header, rows) if rows else ''
+
+
+def pairs_part(pairs):
+    """The most confused pairs with pictures; '' where nothing is confused."""
+    parts = []
+    for shown, predicted, count, clip, picture in pairs:
+        _, png = cv2.imencode('.png', picture)
+        parts.append(
+            f'<div class="pair"><img alt="" src="{embedded(png.tobytes())}">'
+            f'<b>{html.escape(shown)}</b> taken for<br>'
+            f'<b>{html.escape(predicted)}</b>, {count} clips<br>'
+            f'<small>{html.escape(clip)}</small></div>'
+        )
+    title = '<h2>Most confused pairs: a frame and its flow</h2>'
+    return title + ''.join(parts) if parts else ''
+
+
+def write(path, result, stored, confusion, pairs):
+    """Writes the report.
+
+    Args:
+      path: .html to write.
+      result: what evaluation.json holds.
+      stored: the run as run.json keeps it.
+      confusion: path of the confusion picture.
+      pairs: from `pairs_with_pictures`.
+    """
+    video = result['figures']['video']
+    note = tables.marks(result)
+    title = (
+        f'{result["stage"]}: {video["top1"]:.1%} of {video["clips"]:,} '
+        f'{result["side"]} clips{note}'
+    )
+    with open(confusion, 'rb') as file:
+        picture = embedded(file.read())
+    made = {
+        **{f'--{name}': value for name, value in stored['settings'].items()},
+        'step': result['step'],
+        'preprocessing': stored['preprocessing'],
+        'training clips': len(stored['train_clips']),
+        'list hashes': stored['list_hashes'],
+        **{
+            f'{stream} CNN': f'{cnn["weights"]}, {cnn["fingerprint"]}'
+            for stream, cnn in stored['cnns'].items()
+        },
+        'versions': stored['versions'],
+        'revision': stored['revision'],
+        'started': stored['started'],
+    }
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{html.escape(title)}</title><style>{STYLE}</style>'
+        f'<h1>{html.escape(title)}</h1>'
+        + (f'<p class="mark">Read with care:{html.escape(note)}.</p>' if note else '')
+        + figures_table(result)
+        + f'<p>{html.escape(tables.difference(result))} Intervals of 95 %: over clips '
+        'as if each were independent (Wilson), over groups by a bootstrap of whole '
+        f'recordings ({video["groups"]:,}). Clips of one recording are alike, so go by '
+        'the wider one.</p>'
+        + compared_table(result)
+        + '<h2>Confusion</h2>'
+        f'<img class="wide" alt="confusion matrix" src="{picture}">'
+        + classes_tables(result)
+        + pairs_part(pairs)
+        + '<h2>What the run was made with</h2>'
+        + table(['', ''], made.items())
+        + '</html>\n'
+    )
+    temporary = f'{path}.{os.getpid()}'
+    with open(temporary, 'w', encoding='utf-8') as file:
+        file.write(text)
+    os.replace(temporary, path)

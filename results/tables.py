@@ -1,0 +1,120 @@
+"""Tables of what a run predicts and is worth: predictions.csv and what is printed.
+
+    tables.write_predictions(path, examples, class_names, probabilities)
+    tables.print_result(result)
+"""
+
+import csv
+import os
+
+import numpy as np
+
+BEST = 5  # classes that are named of each prediction
+
+
+def five_best(probabilities, class_names):
+    """[(class name, probability)] of the five most probable classes, best first."""
+    order = np.argsort(-probabilities, kind='stable')[:BEST]
+    return [(class_names[label], float(probabilities[label])) for label in order]
+
+
+def write_predictions(path, examples, class_names, probabilities):
+    """predictions.csv: clip, label, the five best with probability, branches' choices.
+
+    Args:
+      path: file to write.
+      examples: the clips.
+      class_names: list of C.
+      probabilities: dict name -> float [N, C]; 'video' is the prediction, every other
+        one gets a column with its choice.
+    """
+    header = ['clip', 'label', 'prediction', 'probability']
+    for rank in range(2, min(BEST, len(class_names)) + 1):
+        header += [f'prediction_{rank}', f'probability_{rank}']
+    others = [name for name in probabilities if name != 'video']
+    temporary = f'{path}.{os.getpid()}'
+    with open(temporary, 'w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(header + others)
+        for place, example in enumerate(examples):
+            line = [example.clip, class_names[example.label]]
+            for name, value in five_best(probabilities['video'][place], class_names):
+                line += [name, f'{value:.6f}']
+            for name in others:
+                line.append(class_names[probabilities[name][place].argmax()])
+            writer.writerow(line)
+    os.replace(temporary, path)
+
+
+def read_predictions(path):
+    """dict clip -> (label, prediction), class names, of a predictions.csv.
+
+    Raises:
+      ValueError: there is none, or it is none.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f'{path} is missing: evaluate that run first')
+    with open(path, newline='', encoding='utf-8') as file:
+        try:
+            return {
+                row['clip']: (row['label'], row['prediction'])
+                for row in csv.DictReader(file)
+            }
+        except KeyError as error:
+            raise ValueError(f'{path} has no column {error}') from error
+
+
+def marks(result):
+    """What must stand beside every figure of a result: '' or ' (partial split)'."""
+    found = []
+    if result['partial split']:
+        missing = result['missing'][result['side']]
+        found.append(f'partial split, {missing:,} clips missing')
+    if result['trained on']:
+        found.append('trained on')
+    return f' ({"; ".join(found)})' if found else ''
+
+
+def difference(result):
+    """One sentence on why the two levels of a result differ."""
+    video, one = (result['figures'][name]['top1'] for name in ('video', 'one_sample'))
+    crops = result['test_crops']
+    return (
+        f'video: {result["test_segments"]} samples of each clip'
+        f'{f" in {crops} crops" if crops > 1 else ""}; one_sample: its middle one '
+        f'alone, as most training logs show, here {100 * (one - video):+.1f} points.'
+    )
+
+
+def print_result(result):
+    """Prints a result as people read it."""
+    note = marks(result)
+    print(
+        f'\n{"":24}{"top-1":>7}  {"95 %, clips":<15}{"95 %, groups":<15}{"top-5":>7}'
+        f'{"class":>8}{"mAP":>8}{note}'
+    )
+    for name, figures in result['figures'].items():
+        by_clip, by_group = (
+            '{:.1%}-{:.1%}'.format(*figures[f'top1_{kind}_95'])
+            for kind in ('wilson', 'group_bootstrap')
+        )
+        print(
+            f'{name:<24}{figures["top1"]:>7.1%}  {by_clip:<15}{by_group:<15}'
+            f'{figures["top5"]:>7.1%}{figures["mean_class_accuracy"]:>8.1%}'
+            f'{figures["mean_average_precision"]:>8.1%}'
+        )
+    print(difference(result))
+    print(f'\n{"class":<28}{"clips":>6}{"accuracy":>10}{"AP":>8}{note}')
+    for name, row in result['figures']['video']['per_class'].items():
+        shares = [row['accuracy'], row['average_precision']]
+        accuracy, precision = ('-' if x is None else f'{x:.1%}' for x in shares)
+        print(f'{name:<28}{row["clips"]:>6}{accuracy:>10}{precision:>8}')
+    for other, figures in result['compared'].items():
+        low, high = figures['difference_group_bootstrap_95']
+        print(
+            f'\nagainst {other} ({figures["other"]}, top-1 {figures["other_top1"]:.1%})'
+            f'{note}: {100 * figures["difference"]:+.1f} points, 95 % over groups '
+            f'{100 * low:+.1f} to {100 * high:+.1f}; right here alone '
+            f'{figures["only_this_right"]}, there alone {figures["only_other_right"]}, '
+            f'McNemar p = {figures["mcnemar_p"]:.2g}'
+        )
