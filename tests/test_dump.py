@@ -286,3 +286,23 @@ def test_the_command_compares_hashes(saved, run_script):
     done = run_script('-m', 'weights.dump', f'--dir={directory}', code=1)
     assert 'mean.npy is not what' in done.stderr
     assert done.stderr.splitlines()[-1].startswith(str(directory))
+
+
+def anonymous_bytes():
+    """Memory of this process that no file backs."""
+    status = pathlib.Path('/proc/self/status').read_text()
+    return int(status.partition('RssAnon:')[2].split()[0]) * 1024
+
+
+def test_loading_shares_the_files_pages(tmp_path):
+    array = np.ones([4096, 4096], np.float32)  # 64 MiB
+    arrays = {'mean': np.zeros(3, np.float32), 'fc7/weights': array}
+    dump.write(tmp_path / 'd', 'vgg19', 'a test', arrays.items())
+    with tf.Graph().as_default(), tf.Session() as session:
+        with tf.variable_scope('net'):
+            tf.get_variable('fc7/weights', array.shape)
+            mean = tf.get_variable('mean', [3])
+        session.run(mean.initializer)
+        before = anonymous_bytes()
+        dump.load(session, tmp_path / 'd', 'net', 'vgg19')
+        assert anonymous_bytes() - before < array.nbytes // 4
