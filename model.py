@@ -17,10 +17,11 @@ import tensorflow.compat.v1 as tf
 import cnnm
 import vgg
 from data import augment
+from data import clips
 from weights import initial
 
 BRANCHES = ('spatial_lstm', 'motion_lstm', 'fusion')
-STREAMS = ('spatial', 'motion')
+STREAMS = clips.STREAMS
 CNN_SCOPE = {'spatial': 'spatial/vgg_19', 'motion': 'motion/cnn_m_2048'}
 LSTM_UNITS = (1024, 512)
 FUSION_UNITS = 200

@@ -30,12 +30,13 @@ import tensorflow.compat.v1 as tf
 import tqdm
 
 import model
-from data import augment
 from data import batches
 from data import clips
 from data import command_line
 from data import features
+from data import feeds
 from data import splits
+from data import videos
 from results import summaries
 from weights import checkpoints
 from weights import dump
@@ -152,6 +153,7 @@ def define_flags():
     flags.DEFINE_integer('seed', 0, 'Fixes everything random.')
     flags.DEFINE_integer('log_every', 10, 'Steps between lines of log.jsonl.')
     flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.')
+    flags.DEFINE_string('shard', '0/1', 'features: part i/n of the clips, from 0.')
     flags.DEFINE_integer('workers', os.cpu_count(), 'Threads that read ahead.')
     flags.DEFINE_bool('histograms', False, 'Histograms of all weights in TensorBoard.')
 
@@ -264,6 +266,7 @@ def cache_features(settings, stream, rows, size):
         sampling = {'weights': fingerprint, 'layer': 'fc6', 'num_steps': steps}
         if stream == 'motion':
             sampling['stack_length'] = length
+            sampling['cross_modality'] = settings['cross_modality']
         folder = features.directory(data_dir, stream, sampling)
         features.fill(
             folder,
@@ -284,72 +287,6 @@ def cache_features(settings, stream, rows, size):
 
 
 # -- training -------------------------------------------------------------------------
-
-
-def feature_scales(settings, examples, cnns):
-    """The standard deviation of each stream's features over the training clips."""
-    folders = {
-        stream: pathlib.Path(settings['data_dir'], 'features', cnn['features'])
-        for stream, cnn in cnns.items()
-    }
-    names = [example.clip for example in examples]
-    return {s: features.standard_deviation(f, names) for s, f in folders.items()}
-
-
-def reader(settings, examples, index, cnns):
-    """How a step's batch is read: a function step -> dict of the graph's inputs."""
-    data_dir, stage = settings['data_dir'], settings['stage']
-    length, seed = settings['stack_length'], settings['seed']
-    count = settings['batch_size']
-    labels = np.array([example.label for example in examples])
-
-    def read(step):
-        if settings['balanced']:
-            places = batches.balanced_positions(step, count, labels, seed)
-        else:
-            places = batches.positions(step, count, len(examples), seed)
-        rows = [index[examples[place].clip] for place in places]
-        feed = {
-            'labels': labels[places],
-            'keep_prob': settings['keep_prob'],
-            'dropout_seed': [seed, step],
-        }
-        if stage != 'hybrid':
-            feed.update(augment.random_crops(count, seed, step))
-        if stage in model.STREAMS:
-            feed['images'] = batches.random_pictures(
-                data_dir, stage, rows, length, seed, step
-            )
-        else:
-            feed.update(features.sequences(settings, cnns, rows))
-        return feed
-
-    return read
-
-
-def held_out_reader(settings, examples, index, cnns):
-    """How held-out clips are read: a function first place -> dict of inputs, without
-    crops and dropout. A CNN alone sees the middle of each clip."""
-
-    def read(first):
-        chosen = examples[first : first + settings['batch_size']]
-        rows = [index[example.clip] for example in chosen]
-        feed = {
-            'labels': np.array([example.label for example in chosen]),
-            'keep_prob': 1.0,
-            'dropout_seed': [0, 0],
-        }
-        if settings['stage'] != 'hybrid':
-            feed.update(augment.whole_pictures(len(chosen)))
-        if settings['stage'] in model.STREAMS:
-            feed['images'] = batches.middle_pictures(
-                settings['data_dir'], settings['stage'], rows, settings['stack_length']
-            )
-        else:
-            feed.update(features.sequences(settings, cnns, rows))
-        return feed
-
-    return read
 
 
 def validate(session, inputs, logits, read, count, settings):
@@ -402,8 +339,8 @@ def train(settings, class_names, examples, held_out, index, cnns):
     train_dir, total = settings['train_dir'], settings['steps']
     size = clips.preprocessing_of(index.values())['size']
     widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
-    read = reader(settings, examples, index, cnns)
-    read_held_out = held_out_reader(settings, held_out, index, cnns)
+    read = feeds.training_reader(settings, examples, index, cnns)
+    read_held_out = feeds.held_out_reader(settings, held_out, index, cnns)
     held_out_labels = np.array([example.label for example in held_out])
     with tf.Graph().as_default() as graph, tf.Session() as session:
         tf.set_random_seed(settings['seed'])
@@ -431,7 +368,8 @@ def train(settings, class_names, examples, held_out, index, cnns):
             checkpoints.restore(session, checkpoint)
             print(f'continuing at step {first:,} from {checkpoint}')
         elif settings['stage'] == 'hybrid':
-            model.set_scales(session, feature_scales(settings, examples, cnns))
+            names = [example.clip for example in examples]
+            model.set_scales(session, features.scales(settings, cnns, names))
         elif settings['stage'] == 'joint':
             start_joint(session, settings, inputs, end_points, read)
 
@@ -441,7 +379,7 @@ def train(settings, class_names, examples, held_out, index, cnns):
         graph.finalize()
         writer = tf.summary.FileWriter(train_dir, graph)
         steps = range(first, total)
-        feeds = batches.read_ahead(read, steps, settings['workers'])
+        ahead = batches.read_ahead(read, steps, settings['workers'])
         progress = tqdm.tqdm(
             steps, settings['stage'], total, initial=first, unit='step', disable=None
         )
@@ -449,7 +387,7 @@ def train(settings, class_names, examples, held_out, index, cnns):
         with open(log_path, 'a', encoding='utf-8') as log:
             for step in progress:
                 begun = time.perf_counter()
-                batch = next(feeds)
+                batch = next(ahead)
                 waited += time.perf_counter() - begun
                 feed = {inputs[name]: value for name, value in batch.items()}
                 feed[rate] = learning_rate(settings, step)
@@ -554,6 +492,9 @@ def main(values):
         given = settings[f'{stream}_weights']
         checkpoints.find_weights(given, stream, settings['train_dir'])
     stored = checkpoints.start(settings['train_dir'], described)
+    if settings['stage'] == 'features':
+        part, parts = videos.parse_shard(settings['shard'])
+        rows = {c: row for c, row in rows.items() if videos.in_shard(c, part, parts)}
     cnns = prepare_cnns(settings, rows, preprocessing['size'])
     checkpoints.keep_cnns(settings['train_dir'], stored, cnns)
     if settings['stage'] == 'features':

@@ -17,6 +17,7 @@ import struct
 import cv2
 import numpy as np
 
+STREAMS = ('spatial', 'motion')  # what is read of a clip: frames, stacks of flow
 FRAME_SIZE = 224
 # Pixels a frame that reach the end of the scale. 0.4 % of components exceed 10 and
 # 0.004 % exceed 20, so 20 cuts nothing that matters and resolves 0.16 pixels.

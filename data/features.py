@@ -130,6 +130,15 @@ def sequences(settings, cnns, rows):
     return batch
 
 
+def scales(settings, cnns, clips):
+    """The standard deviation of each stream's features over the clips trained on."""
+    folders = {
+        stream: pathlib.Path(settings['data_dir'], 'features', cnn['features'])
+        for stream, cnn in cnns.items()
+    }
+    return {s: standard_deviation(f, clips) for s, f in folders.items()}
+
+
 def standard_deviation(folder, clips):
     """The standard deviation over all features of `clips`, in one streaming pass."""
     count, total, squares = 0, 0.0, 0.0

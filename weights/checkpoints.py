@@ -25,6 +25,7 @@ FREE_FLAGS = (
     'checkpoint_every',
     'workers',
     'histograms',
+    'shard',
 )
 # Variables that an optimizer makes for itself.
 SLOTS = re.compile(r'/Momentum$|/Adam(_1)?$|beta[12]_power$')
