@@ -207,19 +207,29 @@ def save(saver, session, train_dir, step):
 def take_over(saver, train_dir):
     """Makes a saver drop older checkpoints of a run before it, and parts of a save that
     was killed, as if it had written them itself."""
-    state = tf.train.get_checkpoint_state(train_dir)
-    if state:
-        saver.recover_last_checkpoints(state.all_model_checkpoint_paths)
+    saver.recover_last_checkpoints(present(train_dir))
     for part in pathlib.Path(train_dir).glob('model.ckpt-*.tempstate*'):
         part.unlink()
 
 
+def present(train_dir):
+    """Paths of the checkpoints in the folder, oldest first.
+
+    By name alone: the file that lists them has the full paths of the folder they were
+    written to, where a run that was copied or moved must neither read nor delete.
+    """
+    state = tf.train.get_checkpoint_state(train_dir)
+    listed = state.all_model_checkpoint_paths if state else []
+    paths = [os.path.join(train_dir, os.path.basename(path)) for path in listed]
+    return [path for path in paths if os.path.exists(f'{path}.index')]
+
+
 def latest(train_dir):
     """(path of the last checkpoint, its step), or (None, 0)."""
-    checkpoint = tf.train.latest_checkpoint(train_dir)
-    if not checkpoint:
+    found = present(train_dir)
+    if not found:
         return None, 0
-    return checkpoint, int(checkpoint.rsplit('-', 1)[1])
+    return found[-1], int(found[-1].rsplit('-', 1)[1])
 
 
 def restore(session, checkpoint, without_slots=False):
