@@ -25,13 +25,15 @@ h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left }
+.plain td { text-align: left }
 .mark { background: #fff1c2; padding: .4em .8em; border-left: 4px solid #d9a400 }
 .pair { display: inline-block; width: 19em; margin: 0 1em 1em 0; vertical-align: top;
         overflow-wrap: anywhere }
 .pair img { display: block; height: 128px; image-rendering: auto }
 .columns { display: flex; gap: 3em; flex-wrap: wrap }
 img.wide { max-width: 100% } td.text { text-align: left }
-td { white-space: nowrap } td.text { white-space: normal; overflow-wrap: anywhere }
+td { white-space: nowrap }
+td.text:not(:first-child) { white-space: normal; overflow-wrap: anywhere }
 """
 MEANINGS = {
     'video': 'the whole clip: what the run is worth',
@@ -250,7 +252,7 @@ def write(path, result, stored, confusion, pairs):
         + classes_tables(result)
         + pairs_part(pairs)
         + '<h2>What the run was made with</h2>'
-        + table(['', ''], made.items())
+        + f'<div class="plain">{table(["", ""], made.items())}</div>'
         + '</html>\n'
     )
     temporary = f'{path}.{os.getpid()}'
