@@ -471,12 +471,16 @@ def initialize(session, settings, cnns):
     return loaded
 
 
+def set_variable(session, name, value):
+    """Gives one variable another value, through its initial value's place."""
+    variable = next(v for v in tf.global_variables() if v.op.name == name)
+    session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+
+
 def set_scales(session, scales):
     """Sets the scale of each stream's features, dict stream -> float."""
-    by_name = {v.op.name: v for v in tf.global_variables()}
     for stream, scale in scales.items():
-        initializer = by_name[f'inputs/{stream}_scale'].initializer
-        session.run(initializer, {initializer.inputs[1]: scale})
+        set_variable(session, f'inputs/{stream}_scale', scale)
 
 
 # -- loss and updates -----------------------------------------------------------------

@@ -23,6 +23,8 @@ import sys
 import time
 
 import numpy as np
+import scipy.optimize
+import scipy.special
 
 # TensorFlow's start-up notes would bury the one line that says what is wrong
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -120,6 +122,12 @@ def define_flags():
         ['concat', 'late'],
         'One softmax over all features, or one a branch, linearly combined.',
     )
+    flags.DEFINE_bool(
+        'search_combination',
+        False,
+        '--head=late: search the weights of the softmaxes on --validation_groups '
+        'instead of learning them by backpropagation.',
+    )
     flags.DEFINE_list('lstm_units', list(model.LSTM_UNITS), 'Units of each LSTM layer.')
     flags.DEFINE_string(
         'train_layers', 'all', 'CNN layers to train: all, fc, or from this layer up.'
@@ -181,6 +189,12 @@ def settings_of_stage(values):
         raise ValueError(
             f'--branches={",".join(settings["branches"])}: '
             f'choose from {",".join(model.BRANCHES)}'
+        )
+    if settings['search_combination'] and not (
+        settings['head'] == 'late' and settings['validation_groups']
+    ):
+        raise ValueError(
+            '--search_combination needs --head=late and --validation_groups=N'
         )
     for name in ('num_steps', 'stack_length', 'steps', 'batch_size', 'log_every'):
         if settings[name] is not None and settings[name] < 1:
@@ -289,14 +303,34 @@ def cache_features(settings, stream, rows, size):
 # -- training -------------------------------------------------------------------------
 
 
-def validate(session, inputs, logits, read, count, settings):
-    """Predictions int [count] on the held-out clips that `read` gives."""
-    predictions = []
+def held_out_values(session, inputs, tensor, read, count, settings):
+    """Values [count, ...] of a tensor on the held-out clips that `read` gives."""
+    values = []
     starts = range(0, count, settings['batch_size'])
     for batch in batches.read_ahead(read, starts, settings['workers']):
         feed = {inputs[name]: value for name, value in batch.items()}
-        predictions.append(session.run(logits, feed).argmax(axis=1))
-    return np.concatenate(predictions)
+        values.append(session.run(tensor, feed))
+    return np.concatenate(values)
+
+
+def searched_combination(logits, labels):
+    """The linear combination of softmaxes with the least cross entropy.
+
+    Args:
+      logits: list of K float [N, C], one a branch.
+      labels: int [N].
+
+    Returns:
+      float [K], scores; the weights are their softmax.
+    """
+    right = np.arange(len(labels)), labels
+    log_p = np.stack([scipy.special.log_softmax(x, axis=1)[right] for x in logits])
+
+    def cross_entropy(scores):
+        log_a = scipy.special.log_softmax(scores)[:, None]  # [K, 1]
+        return -scipy.special.logsumexp(log_p + log_a, axis=0).mean()
+
+    return scipy.optimize.minimize(cross_entropy, np.zeros(len(logits))).x
 
 
 def learning_rate(settings, step):
@@ -423,9 +457,9 @@ def train(settings, class_names, examples, held_out, index, cnns):
                 # validation goes first: what is logged before a checkpoint is logged
                 # again by a run that is continued from the one before
                 if held_out:
-                    predictions = validate(
+                    predictions = held_out_values(
                         session, inputs, logits, read_held_out, len(held_out), settings
-                    )
+                    ).argmax(axis=1)
                     accuracy = float(np.mean(predictions == held_out_labels))
                     line = {'step': done, 'validation_accuracy': accuracy}
                     log.write(json.dumps(line) + '\n')
@@ -443,6 +477,24 @@ def train(settings, class_names, examples, held_out, index, cnns):
                     print(f'stopped at step {done:,}; the same command continues')
                     return 128 + STOP[0]
         writer.close()
+        if settings['search_combination']:
+            parts = [
+                held_out_values(
+                    session,
+                    inputs,
+                    end_points[f'{branch}/logits'],
+                    read_held_out,
+                    len(held_out),
+                    settings,
+                )
+                for branch in model.BRANCHES
+                if branch in settings['branches']
+            ]
+            scores = searched_combination(parts, held_out_labels)
+            model.set_variable(session, 'softmax/combination/scores', scores)
+            checkpoints.save(saver, session, train_dir, total)
+            weights = scipy.special.softmax(scores).round(3)
+            print(f'weights of the branches, searched on held-out groups: {weights}')
         if settings['stage'] != 'hybrid':
             for stream in cnns:
                 folder = os.path.join(train_dir, 'weights', stream)
