@@ -12,6 +12,7 @@ evaluation gives its stored clip. The video's own are the mean over its windows.
 """
 
 import collections
+import itertools
 import os
 import tempfile
 import time
@@ -236,7 +237,7 @@ def predict_video(net, stored, source, values, steps):
             }
             timeline.append(window)
             if live:
-                print(moment(window), flush=True)
+                print(moment([window]), flush=True)
     except KeyboardInterrupt:
         if not live or not timeline:
             raise
@@ -272,11 +273,12 @@ def check_whole(source, frames, header_frames, keep_truncated):
     )
 
 
-def moment(window):
-    """One window of a timeline as a line of text."""
-    name, probability = window['best'][0]
+def moment(windows):
+    """Windows that follow each other and have the same best class as a line of text."""
+    name, _ = windows[0]['best'][0]
+    probability = np.mean([window['best'][0][1] for window in windows])
     return (
-        f'{window["from_seconds"]:8.1f} s to {window["to_seconds"]:.1f} s  '
+        f'{windows[0]["from_seconds"]:8.1f} s to {windows[-1]["to_seconds"]:.1f} s  '
         f'{probability:6.1%}  {name}'
     )
 
@@ -288,7 +290,8 @@ def print_prediction(result):
     for name, probability in result['best']:
         print(f'  {probability:6.1%}  {name}')
     if len(result['timeline']) > 1:
-        print('\n'.join(moment(window) for window in result['timeline']))
+        for _, same in itertools.groupby(result['timeline'], lambda w: w['best'][0][0]):
+            print(moment(list(same)))
     taken = result['seconds_taken']
     print(
         f'  {taken:.1f} s, {frames / taken:.0f} frames a second, real-time factor '
