@@ -25,6 +25,8 @@ STREAMS = clips.STREAMS
 CNN_SCOPE = {'spatial': 'spatial/vgg_19', 'motion': 'motion/cnn_m_2048'}
 LSTM_UNITS = (1024, 512)
 FUSION_UNITS = 200
+# A name that ends in / opens the scope again, where `inputs` would make an inputs_1.
+INPUTS_SCOPE = 'inputs/'
 FUSION_WEIGHTS = 'regularized_fusion_network/fusion/weights'
 
 
@@ -45,11 +47,11 @@ def scaled(features, stream):
     fc6 of different networks differ in size by orders of magnitude, and LSTM gates
     saturate on large inputs.
     """
-    with tf.variable_scope('inputs'):
+    with tf.variable_scope('inputs', auxiliary_name_scope=False), tf.name_scope(INPUTS_SCOPE):
         scale = tf.get_variable(
             f'{stream}_scale', [], tf.float32, tf.ones_initializer(), trainable=False
         )
-    return features / scale
+        return features / scale
 
 
 # -- LSTM -----------------------------------------------------------------------------
@@ -290,7 +292,7 @@ def placeholder_inputs(**shapes_and_types):
         'keep_prob': (tf.float32, []),
         'dropout_seed': (tf.int32, [2]),
     }
-    with tf.name_scope('inputs'):
+    with tf.name_scope(INPUTS_SCOPE):
         return {
             name: tf.placeholder(dtype, shape, name)
             for name, (dtype, shape) in {**shapes_and_types, **common}.items()
@@ -317,7 +319,7 @@ def cnn_classifier(stream, size, stack_length, num_classes):
     """
     shape = picture_shape(stream, size, stack_length)
     inputs = placeholder_inputs(images=(tf.uint8, [None, *shape]), **CROP_INPUTS)
-    with tf.name_scope('inputs'):
+    with tf.name_scope(INPUTS_SCOPE):
         crops = augment.crop_and_mirror(
             inputs['images'],
             inputs['crop_scale'],
@@ -344,7 +346,7 @@ def hybrid_classifier(widths, num_classes, branches, head, lstm_units):
         lengths=(tf.int32, [None]),
         **{s: (tf.float16, [None, None, width]) for s, width in widths.items()},
     )
-    with tf.name_scope('inputs'):
+    with tf.name_scope(INPUTS_SCOPE):
         features = {s: tf.cast(inputs[s], tf.float32) for s in widths}
     logits, end_points = hybrid(
         features,
@@ -375,8 +377,8 @@ def joint_classifier(size, stack_length, num_classes, branches, head, lstm_units
     )
     features, fc6 = {}, {}
     for stream in streams:
-        clips_and_steps = tf.shape(inputs[stream])[:2]
-        with tf.name_scope('inputs'):
+        with tf.name_scope(INPUTS_SCOPE):
+            clips_and_steps = tf.shape(inputs[stream])[:2]
             images = tf.reshape(inputs[stream], [-1, *shapes[stream]])  # [B*T, H, W, .]
             draws = [
                 tf.repeat(inputs[name], clips_and_steps[1]) for name in CROP_INPUTS
@@ -391,8 +393,9 @@ def joint_classifier(size, stack_length, num_classes, branches, head, lstm_units
         )
         fc6[f'{stream}/fc6'] = cnn_points['fc6']  # [B*T, D]
         width = int(cnn_points['fc6'].shape[-1])
-        shape = tf.concat([clips_and_steps, [width]], axis=0)
-        features[stream] = tf.reshape(cnn_points['fc6'], shape)  # [B, T, D]
+        with tf.name_scope(INPUTS_SCOPE):
+            shape = tf.concat([clips_and_steps, [width]], axis=0)
+            features[stream] = tf.reshape(cnn_points['fc6'], shape)  # [B, T, D]
         features[stream].set_shape([None, None, width])
     logits, end_points = hybrid(
         features,
