@@ -158,7 +158,7 @@ def define_flags():
         'Groups of the train side held out: accuracy on them at each checkpoint, and '
         'the best checkpoint kept in best/.',
     )
-    flags.DEFINE_integer('seed', 0, 'Fixes everything random.')
+    flags.DEFINE_integer('seed', 0, 'Fixes everything random.', 0, 2**31 - 1)
     flags.DEFINE_integer('log_every', 10, 'Steps between lines of log.jsonl.')
     flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.')
     flags.DEFINE_string('shard', '0/1', 'features: part i/n of the clips, from 0.')
@@ -177,10 +177,14 @@ def settings_of_stage(values):
     for name in DEFAULTS['hybrid']:
         if settings[name] is None:
             settings[name] = DEFAULTS[stage].get(name)
-    settings['lstm_units'] = [int(units) for units in settings['lstm_units']]
     if settings['decay_steps'] is None and settings['steps']:
         settings['decay_steps'] = [int(0.7 * settings['steps'])]
-    settings['decay_steps'] = [int(step) for step in settings['decay_steps'] or []]
+    for name in ('lstm_units', 'decay_steps'):
+        try:
+            settings[name] = [int(number) for number in settings[name] or []]
+        except ValueError as error:
+            given = ','.join(settings[name])
+            raise ValueError(f'--{name}={given}: give whole numbers') from error
     for name in ('data_dir', 'train_dir'):
         if not settings[name]:
             raise ValueError(f'--{name} is needed')
@@ -196,9 +200,13 @@ def settings_of_stage(values):
         raise ValueError(
             '--search_combination needs --head=late and --validation_groups=N'
         )
-    for name in ('num_steps', 'stack_length', 'steps', 'batch_size', 'log_every'):
+    counts = ('num_steps', 'stack_length', 'steps', 'batch_size', 'log_every')
+    for name in (*counts, 'checkpoint_every', 'workers'):
         if settings[name] is not None and settings[name] < 1:
             raise ValueError(f'--{name}={settings[name]}: must be at least 1')
+    for name in ('learning_rate', 'keep_prob'):
+        if settings[name] is not None and settings[name] <= 0:
+            raise ValueError(f'--{name}={settings[name]}: must be above 0')
     return settings
 
 
