@@ -97,16 +97,6 @@ def run_folds(values):
             f'--group_regex={ACTOR}',
             f'--num_steps={values.num_steps}',
         ]
-        if fold == values.folds[0]:
-            command(
-                work,
-                *common,
-                f'--train_dir={spatial}',
-                '--stage=features',
-                '--branches=spatial_lstm',
-                '--spatial_weights=random',
-            )
-        motion = work / f'motion-{values.frame_size}-{fold}'
         for name, (train_dirs, minutes) in runs.items():
             if name == 'motion CNN':
                 train_dir = motion
@@ -116,6 +106,16 @@ def run_folds(values):
                     f'--steps={values.motion_steps}',
                 ]
             else:
+                command(  # once: it is the same command for every fold
+                    work,
+                    *common[:3],
+                    '--split=1',
+                    *common[4:],
+                    f'--train_dir={spatial}',
+                    '--stage=features',
+                    '--branches=spatial_lstm',
+                    '--spatial_weights=random',
+                )
                 slug = name.replace(',', '').replace(' ', '-')
                 train_dir = work / f'{slug}-{values.frame_size}-{fold}'
                 words = [
