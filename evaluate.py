@@ -364,11 +364,14 @@ def evaluate(values):
     if settings['stage'] == 'hybrid':
         check_cached(settings, stored['cnns'], [example.clip for example in examples])
 
+    names = split.class_names
+    others = {
+        other: report.read_other(other, examples, names) for other in values.compare
+    }
     begun = time.perf_counter()
     probabilities = score(stored, settings, rows, checkpoint, values)
     seconds = time.perf_counter() - begun
     labels = np.array([example.label for example in examples])
-    names = split.class_names
     groups = [f'{example.label}/{example.group}' for example in examples]
     predictions = probabilities['video'].argmax(axis=1)
     matrix = measures.confusion_matrix(predictions, labels, len(names))
@@ -390,8 +393,12 @@ def evaluate(values):
         },
         'confusion': matrix.tolist(),
         'compared': {
-            other: report.compare(other, examples, names, predictions, groups)
-            for other in values.compare
+            other: {
+                'other': kind,
+                'other_top1': float(other_right.mean()),
+                **measures.compare(predictions == labels, other_right, groups),
+            }
+            for other, (kind, other_right) in others.items()
         },
     }
     tables.print_result(result)

@@ -44,15 +44,16 @@ MEANINGS = {
 }
 
 
-def compare(other_dir, examples, class_names, predictions, groups):
-    """This run's predictions against those that another run's folder holds.
+def read_other(other_dir, examples, class_names):
+    """What another run's folder holds of the same clips, to compare with.
 
     Args:
       other_dir: --train_dir of a run that was evaluated.
       examples: the clips.
       class_names: list of C.
-      predictions: int [N], this run's.
-      groups: list of N names of recordings.
+
+    Returns:
+      (what the run is, in words; bool [N], whether it has each clip right).
 
     Raises:
       ValueError: the other run has no predictions, or of other clips or labels.
@@ -66,14 +67,9 @@ def compare(other_dir, examples, class_names, predictions, groups):
             f'--compare={other_dir}: {path} is of other clips or labels; a paired test '
             'needs the same ones'
         )
-    right = [p == e.label for p, e in zip(predictions, examples, strict=True)]
-    other_right = [rows[e.clip][1] == class_names[e.label] for e in examples]
     branches = settings['branches'] if settings['stage'] in ('hybrid', 'joint') else []
-    return {
-        'other': ' '.join([settings['stage'], ', '.join(branches)]).strip(),
-        'other_top1': float(np.mean(other_right)),
-        **measures.compare(right, other_right, groups),
-    }
+    right = np.array([rows[e.clip][1] == class_names[e.label] for e in examples])
+    return ' '.join([settings['stage'], ', '.join(branches)]).strip(), right
 
 
 def pairs_with_pictures(data_dir, rows, examples, predictions, result):

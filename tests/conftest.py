@@ -33,6 +33,20 @@ def real_clips():
 
 
 @pytest.fixture(scope='session')
+def tiny_runs(tmp_path_factory):
+    """Folder with data/, lists/, videos/ and the runs features, motion and hybrid, made
+    of narrow networks: to evaluate them, patch in the same."""
+    import narrow
+    import tiny
+
+    folder = tmp_path_factory.mktemp('tiny')
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        narrow.patch(monkeypatch)
+        tiny.make_all(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
 def run_script():
     """Runs one of the project's programs as a user does, from the checkout.
 
