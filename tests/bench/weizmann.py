@@ -97,6 +97,7 @@ def run_folds(values):
             f'--group_regex={ACTOR}',
             f'--num_steps={values.num_steps}',
         ]
+        motion = work / f'motion-{values.frame_size}-{fold}'
         for name, (train_dirs, minutes) in runs.items():
             if name == 'motion CNN':
                 train_dir = motion
