@@ -29,7 +29,7 @@ def random_images(count, size, channels=COLOURS):
 
 
 def resized(picture, size):
-    """Bilinear, corner pixels on corner pixels: picture [h, w, c] to [size, size, c]."""
+    """Bilinear, corner on corner: picture [h, w, c] to [size, size, c]."""
     for axis in (0, 1):
         there = np.linspace(0, picture.shape[axis] - 1, size)
         low = np.minimum(there.astype(int), picture.shape[axis] - 2)

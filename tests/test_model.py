@@ -1,4 +1,4 @@
-"""The hybrid against plain numpy: LSTM, fusion, heads, proximal step, one step of all."""
+"""The hybrid against numpy: LSTM, fusion, heads, proximal step, one step of all."""
 
 import subprocess
 import sys
@@ -80,7 +80,7 @@ def sigmoid(x):
 
 
 def plain_lstm(inputs, lengths, kernel, recurrent, bias):
-    """One LSTM layer, clip by clip and step by step; (list of [T_i, U], last [B, U])."""
+    """One LSTM layer, step by step; (list of [T_i, U], last [B, U])."""
     outputs, last = [], []
     for clip, length in zip(inputs, lengths, strict=True):
         c = h = np.zeros(recurrent.shape[0])
@@ -653,8 +653,12 @@ def test_one_joint_step_changes_everything(graph, monkeypatch, head):
         'spatial/vgg_19/fc6/weights',
         'motion/cnn_m_2048/conv1/weights',
         'motion/cnn_m_2048/fc6/weights',
-        *(f'{s}_lstm/layer_{n}/kernel' for s in model.STREAMS for n in (1, 2)),
-        *(f'{s}_lstm/layer_{n}/recurrent_kernel' for s in model.STREAMS for n in (1, 2)),
+        *(
+            f'{stream}_lstm/layer_{layer}/{kernel}'
+            for stream in model.STREAMS
+            for layer in (1, 2)
+            for kernel in ('kernel', 'recurrent_kernel')
+        ),
         'regularized_fusion_network/spatial/weights',
         'regularized_fusion_network/motion/weights',
         model.FUSION_WEIGHTS,
@@ -682,10 +686,8 @@ def test_joint_graph_is_the_hybrid_on_fc6_of_its_clips(graph, monkeypatch):
         )
         # one clip alone gives what it gave beside the other
         for clip in (0, 1):
-            alone = {
-                p: v if p in (inputs['keep_prob'], inputs['dropout_seed']) else v[[clip]]
-                for p, v in feed.items()
-            }
+            common = (inputs['keep_prob'], inputs['dropout_seed'])
+            alone = {p: v if p in common else v[[clip]] for p, v in feed.items()}
             np.testing.assert_allclose(
                 session.run(logits, alone), joint[[clip]], rtol=1e-4, atol=1e-4
             )

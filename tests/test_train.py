@@ -1,0 +1,464 @@
+"""train.py as a user calls it: every stage, kills and resumes, wrong use."""
+
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from data import clips
+from data import make_demo
+from weights import checkpoints
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SIZE = 48  # CNN-M-2048 wants 41 pixels or more
+# The program with narrow networks, the rest being as it is: what kills and wrong use
+# show does not depend on widths, and 600 MB of weights a run would take minutes.
+NARROW = """
+import runpy
+import sys
+sys.path[:0] = [ROOT, ROOT + '/tests']
+import narrow
+import pytest
+narrow.patch(pytest.MonkeyPatch())
+runpy.run_path('train.py', run_name='__main__')
+""".replace('ROOT', repr(str(ROOT)))
+HYBRID = ['--num_steps=6', '--lstm_units=7,5', '--batch_size=3', '--log_every=2']
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+    """Two groups a class of drawn clips, one tested and one trained, preprocessed."""
+    folder = tmp_path_factory.mktemp('demo')
+    for group in (1, 8):
+        drawing = make_demo.CLASSES[:2] if group == 1 else make_demo.CLASSES[:4]
+        for number, name in enumerate(make_demo.CLASSES[:4]):
+            if name not in drawing and group == 1:
+                continue
+            look = make_demo.group_look(np.random.default_rng(group))
+            what = 'Discs' if name.startswith('Discs') else 'Squares'
+            how = 'Horizontal' if 'Horizontal' in name else 'Vertical'
+            order = name.removeprefix(what + how)
+            path = folder / 'videos' / name / f'v_{name}_g{group:02d}_c01.avi'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn = make_demo.draw(
+                np.random.default_rng([group, number]), what, how, order, look
+            )
+            make_demo.write_clip(path, list(drawn)[: 20 + 3 * number])
+    words = [f'--video_dir={folder}/videos', f'--data_dir={folder}/data']
+    subprocess.run(
+        [sys.executable, 'optical_flow.py', *words, f'--frame_size={SIZE}'],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return folder / 'data'
+
+
+def start(data_dir, train_dir, *words):
+    """Starts train.py with narrow networks; a Popen whose stdout is a pipe."""
+    words = [f'--data_dir={data_dir}', f'--train_dir={train_dir}', *words]
+    return subprocess.Popen(
+        [sys.executable, '-c', NARROW, *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def narrow_train(data_dir, train_dir, *words, code=0):
+    """Runs it to its end; (stdout, stderr)."""
+    process = start(data_dir, train_dir, *words)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f'{out[-2000:]}\n{err[-2000:]}'
+    return out, err
+
+
+def log_of(train_dir):
+    text = (pathlib.Path(train_dir) / 'log.jsonl').read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def arrays_of(train_dir):
+    """{variable: array} of the last checkpoint, optimizer's own included."""
+    import tensorflow.compat.v1 as tf
+
+    path, step = checkpoints.latest(train_dir)
+    reader = tf.train.load_checkpoint(path)
+    arrays = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
+    return step, arrays
+
+
+def assert_same_run(one, other):
+    """Bit-identical last checkpoints and logs."""
+    (step, arrays), (other_step, other_arrays) = arrays_of(one), arrays_of(other)
+    assert step == other_step and set(arrays) == set(other_arrays)
+    for name, array in arrays.items():
+        assert array.tobytes() == other_arrays[name].tobytes(), name
+    logs = [(pathlib.Path(d) / 'log.jsonl').read_bytes() for d in (one, other)]
+    assert logs[0] == logs[1]
+
+
+@pytest.fixture(scope='session')
+def undisturbed(data_dir, tmp_path_factory):
+    """A hybrid run of 20 steps that fills the feature cache, and what it printed."""
+    train_dir = tmp_path_factory.mktemp('runs') / 'hybrid'
+    words = [*HYBRID, '--steps=20', '--checkpoint_every=4']
+    random_weights = ['--spatial_weights=random', '--motion_weights=random']
+    out, _ = narrow_train(data_dir, train_dir, *words, *random_weights)
+    return train_dir, words, out
+
+
+# -- every stage ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('stage', ['spatial', 'motion'])
+def test_twenty_steps_of_a_cnn_learn_its_layers(stage, data_dir, tmp_path):
+    out, _ = narrow_train(
+        data_dir,
+        tmp_path,
+        f'--stage={stage}',
+        f'--{stage}_weights=random',
+        '--steps=20',
+        '--batch_size=4',
+        '--log_every=5',
+    )
+    assert '4 train clips, 2 test clips' in out
+    lines = log_of(tmp_path)
+    assert [line['step'] for line in lines] == [5, 10, 15, 20]
+    assert all(np.isfinite(line['loss']) for line in lines)
+    rate = lines[0]['learning_rate']
+    assert np.isclose(lines[-1]['learning_rate'], rate / 10)  # after 70 %
+    step, arrays = arrays_of(tmp_path)
+    assert step == 20
+    slots = [name for name in arrays if name.endswith('/Momentum')]
+    assert slots and all(arrays[name].any() for name in slots if 'conv1' in name)
+    scope = {'spatial': 'spatial/vgg_19', 'motion': 'motion/cnn_m_2048'}[stage]
+    saved = tmp_path / 'weights' / stage
+    described = json.loads((saved / 'dump.json').read_text())
+    for name in described['arrays']:
+        array = np.load(saved / f'{name}.npy')
+        np.testing.assert_array_equal(array, arrays[f'{scope}/{name}'])
+    run = json.loads((tmp_path / 'run.json').read_text())
+    assert run['settings']['stage'] == stage and run['preprocessing']['size'] == SIZE
+    assert run['class_names'] == sorted(make_demo.CLASSES[:4])
+
+
+def test_twenty_steps_of_the_hybrid(undisturbed, data_dir):
+    train_dir, _, out = undisturbed
+    assert 'untrained, saved as' in out
+    run = json.loads((train_dir / 'run.json').read_text())
+    names = clips.read_index(str(data_dir))
+    for stream in ('spatial', 'motion'):
+        cnn = run['cnns'][stream]
+        folder = data_dir / 'features' / cnn['features']
+        found = {p.relative_to(folder).as_posix()[:-4] for p in folder.rglob('*.npy')}
+        assert found == set(names)
+        assert cnn['weights'] == str(train_dir / 'weights' / stream)
+        for path in folder.rglob('*.npy'):
+            assert np.load(path).shape == (6, cnn['width'])
+    lines = log_of(train_dir)
+    assert [line['step'] for line in lines] == list(range(2, 21, 2))
+    step, arrays = arrays_of(train_dir)
+    assert step == 20
+    # frozen CNNs stand in their dumps; a scale was set from the features
+    assert not any(n.startswith(('spatial/', 'motion/')) for n in arrays)
+    for stream in ('spatial', 'motion'):
+        scale = arrays[f'inputs/{stream}_scale']
+        trained = [
+            np.load(path).astype(np.float64)
+            for path in (data_dir / 'features' / run['cnns'][stream]['features']).rglob(
+                '*_g08_*.npy'
+            )
+        ]
+        np.testing.assert_allclose(scale, np.concatenate(trained).std(), rtol=1e-5)
+    fusion = 'regularized_fusion_network/fusion/weights'
+    assert [n for n in arrays if n.startswith(fusion)] == [fusion]
+    kept = sorted(path.name for path in train_dir.glob('*.index'))
+    assert kept == ['model.ckpt-16.index', 'model.ckpt-20.index']
+
+
+def test_features_then_joint_from_the_stages_results(undisturbed, data_dir, tmp_path):
+    hybrid, _, _ = undisturbed
+    weights = [f'--spatial_weights={hybrid}', f'--motion_weights={hybrid}']
+    out, _ = narrow_train(
+        data_dir, tmp_path / 'features', '--stage=features', '--num_steps=6', *weights
+    )
+    assert 'untrained' not in out
+    out, _ = narrow_train(
+        data_dir,
+        tmp_path / 'joint',
+        '--stage=joint',
+        f'--hybrid_weights={hybrid}',
+        '--num_steps=3',
+        '--lstm_units=7,5',
+        '--steps=20',
+        '--log_every=10',
+        *weights,
+    )
+    said = next(line for line in out.splitlines() if line.startswith('loaded from'))
+    assert 'softmax/weights' in said and 'inputs/motion_scale' in said
+    assert 'Adam' not in said and 'Momentum' not in said
+    _, before = arrays_of(hybrid)
+    step, after = arrays_of(tmp_path / 'joint')
+    assert step == 20
+    for name, array in after.items():
+        if name in before and not name.startswith('inputs/'):
+            assert not np.array_equal(array, before[name]), name
+        if name in before and name.startswith('inputs/'):
+            np.testing.assert_array_equal(array, before[name])
+    for stream, scope, layer in (
+        ('spatial', 'vgg_19', 'conv1_1'),
+        ('motion', 'cnn_m_2048', 'conv1'),
+    ):
+        began = np.load(hybrid / 'weights' / stream / layer / 'weights.npy')
+        ended = after[f'{stream}/{scope}/{layer}/weights']
+        assert not np.array_equal(began, ended)
+        saved = np.load(tmp_path / 'joint/weights' / stream / layer / 'weights.npy')
+        np.testing.assert_array_equal(saved, ended)
+
+
+# -- kills and resumes ----------------------------------------------------------------
+
+
+def wait_for_step(train_dir, step, process, seconds=120):
+    """Until log.jsonl holds the step."""
+    deadline = time.monotonic() + seconds
+    path = pathlib.Path(train_dir) / 'log.jsonl'
+    while time.monotonic() < deadline and process.poll() is None:
+        text = path.read_text() if path.exists() else ''
+        if f'"step": {step},' in text:
+            return
+        time.sleep(0.005)
+    out, err = process.communicate(timeout=10)
+    raise AssertionError(f'no step {step} in {path}\n{out}\n{err}')
+
+
+def weights_of(train_dir):
+    return [f'--{s}_weights={train_dir}' for s in ('spatial', 'motion')]
+
+
+@pytest.fixture(scope='session')
+def long_run(undisturbed, data_dir, tmp_path_factory):
+    """(train_dir, words) of 120 undisturbed steps with Adam, dropout and decay."""
+    train_dir = tmp_path_factory.mktemp('long') / 'run'
+    words = [*HYBRID, '--steps=120', '--checkpoint_every=9']
+    words += weights_of(undisturbed[0])
+    narrow_train(data_dir, train_dir, *words)
+    return train_dir, words
+
+
+def test_killed_run_ends_with_the_same_bits(long_run, data_dir, tmp_path):
+    whole, words = long_run
+    process = start(data_dir, tmp_path / 'run', *words)
+    wait_for_step(tmp_path / 'run', 24, process)
+    process.kill()
+    process.communicate()
+    step, _ = arrays_of(tmp_path / 'run')
+    assert 18 <= step < 120  # it was killed in the middle
+    out, _ = narrow_train(data_dir, tmp_path / 'run', *words)
+    assert 'continuing at step' in out
+    assert_same_run(tmp_path / 'run', whole)
+    kept = {path.name for path in (tmp_path / 'run').glob('model.ckpt-*')}
+    assert len(kept) == 4, kept  # two checkpoints of two files
+
+
+@pytest.mark.parametrize(
+    'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_signals_save_first(long_run, data_dir, tmp_path, number):
+    whole, words = long_run
+    words = [*words, '--checkpoint_every=1000']
+    process = start(data_dir, tmp_path / 'run', *words)
+    wait_for_step(tmp_path / 'run', 6, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    step, _ = arrays_of(tmp_path / 'run')
+    assert f'stopped at step {step}' in out and 6 <= step < 120
+    narrow_train(data_dir, tmp_path / 'run', *words)
+    assert_same_run(tmp_path / 'run', whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stage', ['hybrid', 'motion'])
+def test_ten_kills_at_random_moments(stage, long_run, data_dir, tmp_path):
+    whole, words = long_run
+    if stage == 'motion':
+        words = ['--stage=motion', '--motion_weights=random', '--batch_size=4']
+        words += ['--steps=60', '--log_every=2', '--checkpoint_every=5']
+        whole = tmp_path / 'whole'
+        narrow_train(data_dir, whole, *words)
+    moments = random.Random(0)
+    for _ in range(10):
+        process = start(data_dir, tmp_path / 'run', *words)
+        try:
+            process.communicate(timeout=moments.uniform(1, 12))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    narrow_train(data_dir, tmp_path / 'run', *words)
+    assert_same_run(tmp_path / 'run', whole)
+
+
+@pytest.mark.slow
+def test_run_that_is_done_stays_as_it_is(undisturbed, data_dir):
+    train_dir, words, _ = undisturbed
+    before = (train_dir / 'log.jsonl').read_bytes(), arrays_of(train_dir)[0]
+    weights = ['--spatial_weights=random', '--motion_weights=random']
+    narrow_train(data_dir, train_dir, *words, *weights)
+    assert before == ((train_dir / 'log.jsonl').read_bytes(), arrays_of(train_dir)[0])
+
+
+# -- wrong use ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='session')
+def wrong_use(undisturbed, data_dir, tmp_path_factory):
+    """Runs many wrong commands after one import of TensorFlow, each in a fork.
+
+    Returns a function words -> (exit code, stderr).
+    """
+    folder = tmp_path_factory.mktemp('wrong')
+    server = """
+import json, os, runpy, sys
+sys.path.insert(0, ROOT)
+import train
+for line in sys.stdin:
+    words = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.dup2(os.open('err', os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = ['train.py', *words]
+        os.chdir(ROOT)
+        runpy.run_path('train.py', run_name='__main__')
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+""".replace('ROOT', repr(str(ROOT)))
+    process = subprocess.Popen(
+        [sys.executable, '-c', server],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def run(*words):
+        print(json.dumps(list(map(str, words))), file=process.stdin, flush=True)
+        code = int(process.stdout.readline())
+        return code, (folder / 'err').read_text()
+
+    yield run
+    process.stdin.close()
+    process.wait(timeout=20)
+
+
+RANDOM = ['--spatial_weights=random', '--motion_weights=random']
+
+
+@pytest.mark.parametrize(
+    'words, expected',
+    [
+        (['--data_dir=DATA', '--train_dir=NEW', '--lerning_rate=1'], 'lerning_rate'),
+        (['--data_dir=DATA', '--train_dir=NEW', 'stray'], 'stray'),
+        (['--data_dir=DATA', '--train_dir=NEW', '--stage=fusion'], 'stage'),
+        (['--train_dir=NEW', *RANDOM], '--data_dir'),
+        (['--data_dir=DATA', *RANDOM], '--train_dir'),
+        (['--data_dir=NEW', '--train_dir=NEW', *RANDOM], 'clips.csv'),
+        (['--data_dir=EMPTY', '--train_dir=NEW', *RANDOM], 'clip'),
+        (['--data_dir=DATA', '--train_dir=NEW', '--split=3', *RANDOM], 'split'),
+        (['--data_dir=DATA', '--train_dir=NEW', '--split_dir=NEW', *RANDOM], 'NEW'),
+        (['--data_dir=DATA', '--train_dir=NEW'], '--spatial_weights'),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', RANDOM[0], '--motion_weights=NEW'],
+            '--motion_weights=',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=RUN', '--stage=motion', RANDOM[1]],
+            'holds a run of stage hybrid',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=RUN', *RANDOM, *HYBRID]
+            + ['--steps=20', '--seed=3'],
+            '--seed=0',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--group_regex=('],
+            '--group_regex',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--branches=lstm'],
+            '--branches=lstm',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--lstm_units=a'],
+            '--lstm_units',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--decay_steps=x'],
+            '--decay_steps',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--batch_size=0'],
+            '--batch_size=0',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--checkpoint_every=0'],
+            '--checkpoint_every=0',
+        ),
+        (['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--workers=0'], '--workers'),
+        (['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--seed=-1'], '--seed'),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--learning_rate=0'],
+            '--learning_rate',
+        ),
+        (
+            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--keep_prob=0'],
+            '--keep_prob',
+        ),
+    ],
+)
+def test_wrong_use_ends_in_one_line(
+    words, expected, wrong_use, undisturbed, data_dir, tmp_path
+):
+    (tmp_path / 'empty').mkdir()
+    clips.write_index(tmp_path / 'empty/clips.csv', [])
+    places = {
+        'DATA': data_dir,
+        'NEW': tmp_path / 'new',
+        'EMPTY': tmp_path / 'empty',
+        'RUN': undisturbed[0],
+    }
+    for name, path in places.items():
+        words = [word.replace(f'={name}', f'={path}') for word in words]
+    before = (undisturbed[0] / 'run.json').read_text()
+    code, err = wrong_use(*words)
+    lines = [x for x in err.splitlines() if 'cuda' not in x.lower()]
+    assert code == 1, err
+    assert len(lines) == 1 and expected.replace('NEW', '') in lines[0], err
+    assert not (tmp_path / 'new').exists()  # nothing is left to stand in the way
+    assert (undisturbed[0] / 'run.json').read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stage', ['spatial', 'motion'])
+def test_full_width_as_a_user_calls_it(stage, data_dir, tmp_path, run_script):
+    done = run_script(
+        'train.py',
+        f'--stage={stage}',
+        f'--data_dir={data_dir}',
+        f'--train_dir={tmp_path}',
+        f'--{stage}_weights=random',
+        '--steps=20',
+        '--batch_size=4',
+    )
+    assert 'CNN saved as' in done.stdout
+    assert arrays_of(tmp_path)[0] == 20
