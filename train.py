@@ -459,12 +459,12 @@ def train(settings, class_names, examples, held_out, index, cnns):
                         f'{speed:.1f} clips/s, waiting {timing["waiting"]:.0%}'
                     )
                     waited, since = 0.0, time.perf_counter()
-                at_end = bool(STOP) or done == total
-                if not at_end and done % settings['checkpoint_every'] != 0:
+                due = done == total or done % settings['checkpoint_every'] == 0
+                if not due and not STOP:
                     continue
                 # validation goes first: what is logged before a checkpoint is logged
-                # again by a run that is continued from the one before
-                if held_out:
+                # again by a run that is continued from the one before; a signal adds none
+                if held_out and due:
                     predictions = held_out_values(
                         session, inputs, logits, read_held_out, len(held_out), settings
                     ).argmax(axis=1)
