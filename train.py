@@ -463,7 +463,8 @@ def train(settings, class_names, examples, held_out, index, cnns):
                 if not due and not STOP:
                     continue
                 # validation goes first: what is logged before a checkpoint is logged
-                # again by a run that is continued from the one before; a signal adds none
+                # again by a run that is continued from the one before. A signal adds
+                # no line, so that the log is an undisturbed run's.
                 if held_out and due:
                     predictions = held_out_values(
                         session, inputs, logits, read_held_out, len(held_out), settings

@@ -247,9 +247,9 @@ def weights_of(train_dir):
 
 @pytest.fixture(scope='session')
 def long_run(undisturbed, data_dir, tmp_path_factory):
-    """(train_dir, words) of 120 undisturbed steps with Adam, dropout and decay."""
+    """(train_dir, words) of 60 undisturbed steps with Adam, dropout and decay."""
     train_dir = tmp_path_factory.mktemp('long') / 'run'
-    words = [*HYBRID, '--steps=120', '--checkpoint_every=9']
+    words = [*HYBRID, '--steps=60', '--checkpoint_every=9']
     words += weights_of(undisturbed[0])
     narrow_train(data_dir, train_dir, *words)
     return train_dir, words
@@ -262,7 +262,7 @@ def test_killed_run_ends_with_the_same_bits(long_run, data_dir, tmp_path):
     process.kill()
     process.communicate()
     step, _ = arrays_of(tmp_path / 'run')
-    assert 18 <= step < 120  # it was killed in the middle
+    assert 18 <= step < 60  # it was killed in the middle
     out, _ = narrow_train(data_dir, tmp_path / 'run', *words)
     assert 'continuing at step' in out
     assert_same_run(tmp_path / 'run', whole)
@@ -282,7 +282,7 @@ def test_signals_save_first(long_run, data_dir, tmp_path, number):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     step, _ = arrays_of(tmp_path / 'run')
-    assert f'stopped at step {step}' in out and 6 <= step < 120
+    assert f'stopped at step {step}' in out and 6 <= step < 60
     narrow_train(data_dir, tmp_path / 'run', *words)
     assert_same_run(tmp_path / 'run', whole)
 
