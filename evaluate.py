@@ -358,16 +358,12 @@ def evaluate(values):
         'preprocessing': clips.preprocessing_of(rows),
     }
     checkpoints.check_same(values.train_dir, stored, now)
-    trained_on = check_held_out(
-        stored, examples, split.class_names, values.allow_overlap
-    )
+    names = split.class_names
+    trained_on = check_held_out(stored, examples, names, values.allow_overlap)
     if settings['stage'] == 'hybrid':
         check_cached(settings, stored['cnns'], [example.clip for example in examples])
 
-    names = split.class_names
-    others = {
-        other: report.read_other(other, examples, names) for other in values.compare
-    }
+    others = {o: report.read_other(o, examples, names) for o in values.compare}
     begun = time.perf_counter()
     probabilities = score(stored, settings, rows, checkpoint, values)
     seconds = time.perf_counter() - begun
