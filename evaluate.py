@@ -27,17 +27,17 @@ os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 import tensorflow.compat.v1 as tf
 import tqdm
 
-import inference
 import model
-import predict
 from data import augment
 from data import batches
 from data import clips
 from data import command_line
 from data import features
 from data import splits
+from results import inference
 from results import measures
 from results import pictures
+from results import predict
 from results import report
 from results import tables
 from weights import checkpoints

@@ -23,6 +23,7 @@ from weights import initial
 BRANCHES = ('spatial_lstm', 'motion_lstm', 'fusion')
 STREAMS = clips.STREAMS
 CNN_SCOPE = {'spatial': 'spatial/vgg_19', 'motion': 'motion/cnn_m_2048'}
+MOTION_FORM = {'norm2': True, 'subtract_mean_flow': False}
 LSTM_UNITS = (1024, 512)
 FUSION_UNITS = 200
 # A name that ends in / opens the scope again, where `inputs` would make an inputs_1.
@@ -33,12 +34,37 @@ FUSION_WEIGHTS = 'regularized_fusion_network/fusion/weights'
 # -- streams --------------------------------------------------------------------------
 
 
-def cnn(stream, images, num_classes=1000, keep_prob=1.0, dropout_seed=None):
-    """The stream's CNN under its scope; returns (logits [N, C], end_points)."""
+def cnn(
+    stream,
+    images,
+    num_classes=1000,
+    keep_prob=1.0,
+    dropout_seed=None,
+    norm2=True,
+    subtract_mean_flow=False,
+):
+    """The stream's CNN under its scope.
+
+    Args:
+      stream: 'spatial' or 'motion'.
+      images: uint8 or float [N, H, W, 3 or 2L].
+      num_classes, keep_prob, dropout_seed: as in vgg.vgg_19.
+      norm2, subtract_mean_flow: how the motion CNN is built, from `motion_form`.
+
+    Returns:
+      (logits [N, C], end_points).
+    """
     with tf.variable_scope(stream):
         if stream == 'spatial':
             return vgg.vgg_19(images, num_classes, keep_prob, dropout_seed)
-        return cnnm.cnn_m_2048(images, num_classes, keep_prob, dropout_seed)
+        if subtract_mean_flow:
+            images = cnnm.subtract_mean_flow(images)
+        return cnnm.cnn_m_2048(images, num_classes, keep_prob, dropout_seed, norm2)
+
+
+def motion_form(settings):
+    """How a run builds its motion CNN, for `cnn`."""
+    return {name: settings.get(name, usual) for name, usual in MOTION_FORM.items()}
 
 
 def scaled(features, stream):
@@ -312,8 +338,15 @@ def picture_shape(stream, size, stack_length):
     return [size, size, 3 if stream == 'spatial' else 2 * stack_length]
 
 
-def cnn_classifier(stream, size, stack_length, num_classes):
+def cnn_classifier(stream, size, stack_length, num_classes, form=MOTION_FORM):
     """One stream's CNN with its own softmax, from stored pixels.
+
+    Args:
+      stream: 'spatial' or 'motion'.
+      size: side of the stored pictures in pixels.
+      stack_length: L.
+      num_classes: C.
+      form: of `motion_form`.
 
     Returns:
       (inputs, logits [B, C], end_points); `images` is uint8 [B, H, W, 3 or 2L].
@@ -327,9 +360,8 @@ def cnn_classifier(stream, size, stack_length, num_classes):
             inputs['place'],
             inputs['mirrored'],
         )
-    logits, end_points = cnn(
-        stream, crops, num_classes, inputs['keep_prob'], inputs['dropout_seed']
-    )
+    dropout = (inputs['keep_prob'], inputs['dropout_seed'])
+    logits, end_points = cnn(stream, crops, num_classes, *dropout, **form)
     return inputs, logits, end_points
 
 
@@ -362,8 +394,20 @@ def hybrid_classifier(widths, num_classes, branches, head, lstm_units):
     return inputs, logits, end_points
 
 
-def joint_classifier(size, stack_length, num_classes, branches, head, lstm_units):
+def joint_classifier(
+    size,
+    stack_length,
+    num_classes,
+    branches,
+    head,
+    lstm_units,
+    form=MOTION_FORM,
+):
     """Everything in one graph, from stored pixels: CNNs, LSTMs, fusion, softmax.
+
+    Args:
+      size, stack_length, form: as in `cnn_classifier`.
+      num_classes, branches, head, lstm_units: as in `hybrid`.
 
     Returns:
       (inputs, logits [B, C], end_points); inputs has each stream uint8
@@ -385,13 +429,8 @@ def joint_classifier(size, stack_length, num_classes, branches, head, lstm_units
                 tf.repeat(inputs[name], clips_and_steps[1]) for name in CROP_INPUTS
             ]
             images = augment.crop_and_mirror(images, *draws)
-        _, cnn_points = cnn(
-            stream,
-            images,
-            num_classes,
-            inputs['keep_prob'],
-            inputs['dropout_seed'],
-        )
+        dropout = (inputs['keep_prob'], inputs['dropout_seed'])
+        _, cnn_points = cnn(stream, images, num_classes, *dropout, **form)
         fc6[f'{stream}/fc6'] = cnn_points['fc6']  # [B*T, D]
         width = int(cnn_points['fc6'].shape[-1])
         with tf.name_scope(INPUTS_SCOPE):
@@ -415,7 +454,8 @@ def classifier(settings, num_classes, size, widths=None):
     """The graph that a stage trains and evaluation runs, from placeholders to logits.
 
     Args:
-      settings: the run's flags: stage, stack_length, branches, head, lstm_units.
+      settings: the run's flags: stage, stack_length, branches, head, lstm_units, and
+        those of `motion_form`.
       num_classes: C.
       size: side of the stored pictures in pixels.
       widths: hybrid: dict stream -> D of its cached features.
@@ -424,12 +464,13 @@ def classifier(settings, num_classes, size, widths=None):
       (inputs, logits [B, C], end_points), as the function of the stage says.
     """
     stage, stack_length = settings['stage'], settings['stack_length']
+    form = motion_form(settings)
     hybrid_form = (settings['branches'], settings['head'], settings['lstm_units'])
     if stage in STREAMS:
-        return cnn_classifier(stage, size, stack_length, num_classes)
+        return cnn_classifier(stage, size, stack_length, num_classes, form)
     if stage == 'hybrid':
         return hybrid_classifier(widths, num_classes, *hybrid_form)
-    return joint_classifier(size, stack_length, num_classes, *hybrid_form)
+    return joint_classifier(size, stack_length, num_classes, *hybrid_form, form)
 
 
 # -- parameters ------------------------------------------------------------------------

@@ -110,6 +110,14 @@ def define_flags():
     flags.DEFINE_bool(
         'cross_modality', False, 'Start the motion CNN from a dump for colour frames.'
     )
+    flags.DEFINE_bool(
+        'norm2', True, 'Second normalization of CNN-M; two-stream 2014 leaves it out.'
+    )
+    flags.DEFINE_bool(
+        'subtract_mean_flow',
+        False,
+        "Take each field's mean vector away, the camera's share of the motion.",
+    )
     flags.DEFINE_string(
         'hybrid_weights', None, 'joint: --train_dir of a hybrid run to start from.'
     )
@@ -276,7 +284,7 @@ def cache_features(settings, stream, rows, size):
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(settings['seed'])
         images = tf.placeholder(tf.uint8, [None, *shape], 'images')
-        _, end_points = model.cnn(stream, images)
+        _, end_points = model.cnn(stream, images, **model.motion_form(settings))
         if weights:
             model.load_cnn(session, stream, weights, settings['cross_modality'])
         else:
@@ -289,6 +297,7 @@ def cache_features(settings, stream, rows, size):
         if stream == 'motion':
             sampling['stack_length'] = length
             sampling['cross_modality'] = settings['cross_modality']
+            sampling.update(model.motion_form(settings))
         folder = features.directory(data_dir, stream, sampling)
         features.fill(
             folder,

@@ -14,8 +14,8 @@ import tensorflow.compat.v1 as tf
 import tiny
 
 import evaluate
-import inference
 from data import clips
+from results import inference
 from weights import checkpoints
 
 

@@ -26,7 +26,8 @@ SETTINGS = {
 MODULES = (
     'model train vgg cnnm data.splits data.batches data.augment data.features '
     'data.make_demo data.demo_results data.clips weights.checkpoints weights.initial '
-    'weights.dump weights.convert'
+    'weights.dump weights.convert evaluate results.inference results.predict '
+    'results.measures results.report results.tables results.summaries'
 )
 
 

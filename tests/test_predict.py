@@ -14,12 +14,12 @@ import tensorflow.compat.v1 as tf
 import tiny
 
 import evaluate
-import inference
 import optical_flow
-import predict
 from data import batches
 from data import clips
 from data import preview
+from results import inference
+from results import predict
 from weights import checkpoints
 
 # A video of one window passes the same encoder as its stored clip, so what is left is

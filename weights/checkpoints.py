@@ -68,6 +68,11 @@ def start(train_dir, run):
     """
     path = pathlib.Path(train_dir, 'run.json')
     if not path.exists():
+        if latest(train_dir)[0]:
+            raise ValueError(
+                f'--train_dir={train_dir} holds checkpoints but no run.json that says '
+                'of what: give another folder'
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, run)
         return run

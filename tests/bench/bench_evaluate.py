@@ -17,7 +17,7 @@ import cv2
 from absl import app
 from absl import flags
 
-import predict
+from results import predict
 
 FLAGS = flags.FLAGS
 

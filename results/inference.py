@@ -56,7 +56,8 @@ def pixel_classifier(settings, num_classes, size):
             inputs[stream] = tf.placeholder(tf.uint8, [None, None, *shape], stream)
     for stream in streams:
         images = tf.reshape(inputs[stream], [-1, *inputs[stream].shape[2:]])
-        cnn_logits, cnn_points = model.cnn(stream, images, num_classes)
+        form = model.motion_form(settings)
+        cnn_logits, cnn_points = model.cnn(stream, images, num_classes, **form)
         end_points[stream] = cnn_points[LAST_MAPS[stream]]
         output = cnn_logits if stage in model.STREAMS else cnn_points['fc6']
         if stage == 'hybrid':  # trained on features stored as float16

@@ -22,10 +22,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
 
-import inference
 import optical_flow
 from data import clips
 from data import videos
+from results import inference
 from results import pictures
 from results import tables
 from weights import checkpoints
