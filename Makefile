@@ -36,14 +36,15 @@ demo: install
 	$(PY) train.py --stage=features --data_dir=$(DEMO_DATA)/preprocessed \
 		--train_dir=$(DEMO_RUNS)/features --num_steps=12 \
 		--spatial_weights=random --motion_weights=random
-	$(DEMO_TRAIN) --train_dir=$(DEMO_RUNS)/full
-	$(DEMO_EVALUATE) --train_dir=$(DEMO_RUNS)/full
 	$(DEMO_TRAIN) --train_dir=$(DEMO_RUNS)/no_lstm --branches=fusion
 	$(DEMO_EVALUATE) --train_dir=$(DEMO_RUNS)/no_lstm
 	$(DEMO_TRAIN) --train_dir=$(DEMO_RUNS)/no_motion --branches=spatial_lstm
 	$(DEMO_EVALUATE) --train_dir=$(DEMO_RUNS)/no_motion
 	$(DEMO_TRAIN) --train_dir=$(DEMO_RUNS)/no_spatial --branches=motion_lstm
 	$(DEMO_EVALUATE) --train_dir=$(DEMO_RUNS)/no_spatial
+	$(DEMO_TRAIN) --train_dir=$(DEMO_RUNS)/full
+	$(DEMO_EVALUATE) --train_dir=$(DEMO_RUNS)/full \
+		--compare=$(DEMO_RUNS)/no_lstm,$(DEMO_RUNS)/no_motion,$(DEMO_RUNS)/no_spatial
 	$(PY) -m data.demo_results --runs=$(DEMO_RUNS) --data=$(DEMO_DATA)/preprocessed
 
 test: install
@@ -55,11 +56,13 @@ test-all: install
 lint: install
 	$(BIN)/ruff check .
 
-bench: install
+bench: demo
 	$(PY) -m tests.bench.bench_optical_flow $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
 	$(PY) -m tests.bench.bench_weights
 	$(PY) -m tests.bench.bench_vgg
 	$(PY) -m tests.bench.bench_training
+	$(PY) -m tests.bench.bench_evaluate --train_dir=$(DEMO_RUNS)/full \
+		--video=$(DEMO_DATA)/videos
 
 clean-demo:
 	rm -rf $(DEMO_DATA) $(DEMO_RUNS)

@@ -19,6 +19,7 @@ NETWORK = 'cnnm'
 STILL = 128.0  # a flow field's stored value where nothing moves
 FLOW_SCALE = 1 / 20  # brings flow near unit variance, so that training can start
 SMALLEST = 41  # the three poolings end at 1
+LAYERS = ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8']
 
 
 def cnn_m_2048(

@@ -24,6 +24,7 @@ BRANCHES = ('spatial_lstm', 'motion_lstm', 'fusion')
 STREAMS = clips.STREAMS
 CNN_SCOPE = {'spatial': 'spatial/vgg_19', 'motion': 'motion/cnn_m_2048'}
 MOTION_FORM = {'norm2': True, 'subtract_mean_flow': False}
+LAYERS = {'spatial': vgg.LAYERS, 'motion': cnnm.LAYERS}  # from the pixels up
 LSTM_UNITS = (1024, 512)
 FUSION_UNITS = 200
 # A name that ends in / opens the scope again, where `inputs` would make an inputs_1.

@@ -17,6 +17,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -202,6 +203,11 @@ def settings_of_stage(values):
             f'--branches={",".join(settings["branches"])}: '
             f'choose from {",".join(model.BRANCHES)}'
         )
+    layers = ['all', 'fc', *model.LAYERS.get(stage, [])]
+    if settings['train_layers'] not in layers:
+        raise ValueError(
+            f'--train_layers={settings["train_layers"]}: choose from {", ".join(layers)}'
+        )
     if settings['search_combination'] and not (
         settings['head'] == 'late' and settings['validation_groups']
     ):
@@ -358,17 +364,21 @@ def learning_rate(settings, step):
 
 
 def trained_variables(settings):
-    """The trainable variables that --train_layers names, all outside CNN stages."""
+    """The trainable variables that --train_layers names, all outside CNN stages.
+
+    The joint stage reads fc6, so what lies above it in the CNNs stays as it is.
+    """
     variables = tf.trainable_variables()
+    if settings['stage'] == 'joint':
+        return [v for v in variables if not re.search(r'/fc[78]/', v.name)]
     layer = {'all': '', 'fc': 'fc6'}.get(
         settings['train_layers'], settings['train_layers']
     )
     if settings['stage'] not in model.STREAMS or not layer:
         return variables
-    for first, variable in enumerate(variables):
-        if f'/{layer}/' in variable.name:
-            return variables[first:]
-    raise ValueError(f'--train_layers={layer}: the {settings["stage"]} CNN has none')
+    names = [variable.op.name for variable in variables]
+    first = next(n for n, name in enumerate(names) if f'/{layer}/' in name)
+    return variables[first:]
 
 
 def train(settings, class_names, examples, held_out, index, cnns):
@@ -402,7 +412,9 @@ def train(settings, class_names, examples, held_out, index, cnns):
         with tf.name_scope('loss'):
             decay = settings['weight_decay']
             parts = model.loss_parts(logits, inputs['labels'], variables, decay)
-        with tf.name_scope('train'):
+        # what is logged is read before the update
+        read_first = tf.control_dependencies(list(parts.values()))
+        with tf.name_scope('train'), read_first:
             rate = tf.placeholder(tf.float32, [], 'learning_rate')
             train_op = model.training(parts['loss'], variables, rate, settings)
 
@@ -580,6 +592,9 @@ def report_split(split, held_out):
         f'{len(split.class_names)} classes, {len(split.train):,} train clips, '
         f'{len(split.test):,} test clips'
     )
+    alone = sum(e.group == e.clip.split('/')[1] for e in split.train + split.test)
+    if alone:
+        print(f'{alone:,} clips have no group in their names: each is its own group')
     if held_out:
         names = sorted({example.group for example in held_out})
         print(f'{len(held_out):,} train clips of groups {", ".join(names)} validate')

@@ -19,6 +19,8 @@ NETWORK = 'vgg19'
 MEAN = (103.939, 116.779, 123.68)  # B, G, R of the published weights' training set
 SMALLEST = 32  # five poolings halve it to 1
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # (filters, convolutions)
+LAYERS = [f'conv{b}_{n}' for b in range(1, 6) for n in range(1, BLOCKS[b - 1][1] + 1)]
+LAYERS += ['fc6', 'fc7', 'fc8']
 
 
 def vgg_19(

@@ -80,7 +80,8 @@ def main(values):
         json.dump({name: share for name, (share, _) in counted.items()}, file, indent=1)
     pictures = glob.glob(os.path.join(values.runs, '*', '*.png'))
     pictures += glob.glob(os.path.join(values.data, '**', '*.png'), recursive=True)
-    print(f'\nfigures: {path}\npictures:')
+    pictures += glob.glob(os.path.join(values.runs, '*', 'report.html'))
+    print(f'\nfigures: {path}\npictures and reports:')
     for picture in sorted(pictures):
         print(f'  {picture}')
     if wrong:

@@ -136,7 +136,14 @@ def scales(settings, cnns, clips):
         stream: pathlib.Path(settings['data_dir'], 'features', cnn['features'])
         for stream, cnn in cnns.items()
     }
-    return {s: standard_deviation(f, clips) for s, f in folders.items()}
+    found = {s: standard_deviation(f, clips) for s, f in folders.items()}
+    for stream, scale in found.items():
+        if scale == 0:
+            raise ValueError(
+                f'{folders[stream]}: all features are equal, so the {stream} CNN is '
+                f'dead; give other --{stream}_weights'
+            )
+    return found
 
 
 def standard_deviation(folder, clips):
