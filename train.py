@@ -206,7 +206,8 @@ def settings_of_stage(values):
     layers = ['all', 'fc', *model.LAYERS.get(stage, [])]
     if settings['train_layers'] not in layers:
         raise ValueError(
-            f'--train_layers={settings["train_layers"]}: choose from {", ".join(layers)}'
+            f'--train_layers={settings["train_layers"]}: choose from '
+            f'{", ".join(layers)}'
         )
     if settings['search_combination'] and not (
         settings['head'] == 'late' and settings['validation_groups']
