@@ -348,13 +348,18 @@ def searched_combination(logits, labels):
       float [K], scores; the weights are their softmax.
     """
     right = np.arange(len(labels)), labels
-    log_p = np.stack([scipy.special.log_softmax(x, axis=1)[right] for x in logits])
-
-    def cross_entropy(scores):
-        log_a = scipy.special.log_softmax(scores)[:, None]  # [K, 1]
-        return -scipy.special.logsumexp(log_p + log_a, axis=0).mean()
-
-    return scipy.optimize.minimize(cross_entropy, np.zeros(len(logits))).x
+    p = np.stack([scipy.special.softmax(x, axis=1)[right] for x in logits])  # [K, N]
+    even = np.full(len(logits), 1 / len(logits))
+    # convex in the weights, on the simplex
+    found = scipy.optimize.minimize(
+        lambda a: -np.log(a @ p + 1e-12).mean(),
+        even,
+        method='SLSQP',
+        bounds=[(0, 1)] * len(logits),
+        constraints={'type': 'eq', 'fun': lambda a: a.sum() - 1},
+        options={'ftol': 1e-9},
+    )
+    return np.log(np.maximum(found.x, 1e-6))
 
 
 def learning_rate(settings, step):

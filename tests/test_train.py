@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+import train
 from data import clips
 from data import make_demo
 from weights import checkpoints
@@ -455,3 +456,84 @@ def test_full_width_as_a_user_calls_it(stage, data_dir, tmp_path, run_script):
     )
     assert 'CNN saved as' in done.stdout
     assert arrays_of(tmp_path)[0] == 20
+
+
+# -- held-out groups, frozen layers, shards --------------------------------------------
+
+
+def test_searched_combination_is_the_best_of_a_grid():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 60)
+    good, noise = 1.5 * np.eye(3)[labels], random.normal(size=(2, 60, 3))
+    logits = [good + noise[0], good + 1.5 * noise[1]]
+
+    def cross_entropy(share):
+        p = [np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in logits]
+        mixed = share * p[0] + (1 - share) * p[1]
+        return -np.log(mixed[np.arange(60), labels]).mean()
+
+    scores = train.searched_combination(logits, labels)
+    share = np.exp(scores[0]) / np.exp(scores).sum()
+    grid = np.linspace(0.001, 0.999, 999)
+    best = grid[np.argmin([cross_entropy(s) for s in grid])]
+    assert 0.5 < best < 0.999  # else the grid's edge would be compared
+    assert abs(share - best) < 2e-3
+
+
+def test_validation_keeps_the_best_and_searches_the_combination(
+    undisturbed, data_dir, tmp_path
+):
+    weights = [f'--{s}_weights={undisturbed[0]}' for s in ('spatial', 'motion')]
+    out, _ = narrow_train(
+        data_dir,
+        tmp_path,
+        *HYBRID,
+        *weights,
+        '--steps=12',
+        '--checkpoint_every=3',
+        '--group_regex=v_(.*)',
+        '--validation_groups=1',
+        '--balanced',
+        '--head=late',
+        '--search_combination',
+    )
+    assert '1 train clips of groups' in out
+    lines = [x for x in log_of(tmp_path) if 'validation_accuracy' in x]
+    assert [line['step'] for line in lines] == [3, 6, 9, 12]
+    accuracies = [line['validation_accuracy'] for line in lines]
+    _, step = checkpoints.latest(tmp_path / 'best')
+    assert step == lines[int(np.argmax(accuracies))]['step']
+    _, arrays = arrays_of(tmp_path)
+    scores = arrays['softmax/combination/scores']
+    shown = (np.exp(scores) / np.exp(scores).sum()).round(3)
+    assert f'searched on held-out groups: {shown}' in out
+    assert np.ptp(scores) > 0.1  # twelve steps of training move them far less
+
+
+def test_only_the_layers_named_are_trained(data_dir, tmp_path):
+    narrow_train(
+        data_dir,
+        tmp_path,
+        '--stage=motion',
+        '--motion_weights=random',
+        '--train_layers=conv5',
+        '--nonorm2',
+        '--subtract_mean_flow',
+        '--steps=2',
+        '--batch_size=2',
+    )
+    _, arrays = arrays_of(tmp_path)
+    trained = {name.split('/')[2] for name in arrays if name.endswith('/Momentum')}
+    assert trained == {'conv5', 'fc6', 'fc7', 'fc8'}
+
+
+def test_shards_fill_the_cache_together(undisturbed, data_dir, tmp_path):
+    weights = [f'--{s}_weights={undisturbed[0]}' for s in ('spatial', 'motion')]
+    found = []
+    for part in '01':
+        words = ['--stage=features', '--num_steps=3', f'--shard={part}/2']
+        narrow_train(data_dir, tmp_path, *words, *weights)
+        run = json.loads((tmp_path / 'run.json').read_text())
+        folder = data_dir / 'features' / run['cnns']['spatial']['features']
+        found.append(len(list(folder.rglob('*.npy'))))
+    assert 0 < found[0] < found[1] == len(clips.read_index(str(data_dir)))
