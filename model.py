@@ -382,16 +382,9 @@ def hybrid_classifier(widths, num_classes, branches, head, lstm_units):
     )
     with tf.name_scope(INPUTS_SCOPE):
         features = {s: tf.cast(inputs[s], tf.float32) for s in widths}
-    logits, end_points = hybrid(
-        features,
-        inputs['lengths'],
-        num_classes,
-        branches,
-        head,
-        lstm_units,
-        inputs['keep_prob'],
-        inputs['dropout_seed'],
-    )
+    form = (num_classes, branches, head, lstm_units)
+    dropout = (inputs['keep_prob'], inputs['dropout_seed'])
+    logits, end_points = hybrid(features, inputs['lengths'], *form, *dropout)
     return inputs, logits, end_points
 
 
@@ -421,6 +414,7 @@ def joint_classifier(
         **{s: (tf.uint8, [None, None, *shape]) for s, shape in shapes.items()},
         **CROP_INPUTS,
     )
+    dropout = (inputs['keep_prob'], inputs['dropout_seed'])
     features, fc6 = {}, {}
     for stream in streams:
         with tf.name_scope(INPUTS_SCOPE):
@@ -430,7 +424,6 @@ def joint_classifier(
                 tf.repeat(inputs[name], clips_and_steps[1]) for name in CROP_INPUTS
             ]
             images = augment.crop_and_mirror(images, *draws)
-        dropout = (inputs['keep_prob'], inputs['dropout_seed'])
         _, cnn_points = cnn(stream, images, num_classes, *dropout, **form)
         fc6[f'{stream}/fc6'] = cnn_points['fc6']  # [B*T, D]
         width = int(cnn_points['fc6'].shape[-1])
@@ -438,16 +431,8 @@ def joint_classifier(
             shape = tf.concat([clips_and_steps, [width]], axis=0)
             features[stream] = tf.reshape(cnn_points['fc6'], shape)  # [B, T, D]
         features[stream].set_shape([None, None, width])
-    logits, end_points = hybrid(
-        features,
-        inputs['lengths'],
-        num_classes,
-        branches,
-        head,
-        lstm_units,
-        inputs['keep_prob'],
-        inputs['dropout_seed'],
-    )
+    hybrid_form = (num_classes, branches, head, lstm_units)
+    logits, end_points = hybrid(features, inputs['lengths'], *hybrid_form, *dropout)
     return inputs, logits, {**end_points, **fc6}
 
 
