@@ -84,18 +84,14 @@ def undisturbed(drawn, tmp_path_factory):
 
 
 def test_import_is_light():
+    """No package that takes long to import; the benchmark prints the seconds."""
     code = (
         'import sys, optical_flow; from absl import flags\n'
-        'assert "tensorflow" not in sys.modules\n'
+        'heavy = {"tensorflow", "keras", "scipy", "matplotlib"} & set(sys.modules)\n'
+        'assert not heavy, heavy\n'
         'assert "flow_bound" not in flags.FLAGS\n'
     )
-    took = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(took) < 0.5  # seconds of the processor, so that a busy machine may pass
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize('name', ['dis', 'farneback'])

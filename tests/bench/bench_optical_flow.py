@@ -202,6 +202,20 @@ def main(video_dir, rounds, scratch):
     print(f'dis-medium: {part:.0%} of {cores} x the bare call ({aim})')
     spent = shares(os.path.join(video_dir, chosen[0]), scratch)
     print('one frame:', ', '.join(f'{step} {ms:.2f} ms' for step, ms in spent.items()))
+    print(f'import optical_flow: {statistics.median(import_seconds()):.2f} s (aim 0.5)')
+
+
+def import_seconds(times=5):
+    """Seconds that importing the program takes in a new interpreter."""
+    code = (
+        'import time; began = time.perf_counter(); import optical_flow; '
+        'print(time.perf_counter() - began)'
+    )
+    words = [sys.executable, '-c', code]
+    return [
+        float(subprocess.run(words, check=True, capture_output=True).stdout)
+        for _ in range(times)
+    ]
 
 
 if __name__ == '__main__':
