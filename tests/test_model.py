@@ -725,7 +725,7 @@ def test_cnn_classifier_has_no_dropout_in_evaluation(
     assert not np.array_equal(*loud)
 
 
-def test_top_level_scopes_read_as_the_design(graph, monkeypatch):
+def test_top_level_scopes_read_as_the_method(graph, monkeypatch):
     narrow.patch(monkeypatch)
     inputs, logits, _ = model.joint_classifier(
         48, 2, C, model.BRANCHES, 'concat', (U1, U2)

@@ -240,6 +240,11 @@ def read_matconvnet(source):
     layers[first] = reverse_channels(layers[first][0]), layers[first][1]
     about = stored['meta'] if 'meta' in stored else stored.get('normalization')
     about = getattr(about, 'normalization', about)
+    if not hasattr(about, 'averageImage'):
+        raise ValueError(
+            f'{source} has no normalization.averageImage, so the mean it was trained '
+            'with is not known: take the file as published'
+        )
     average = np.asarray(about.averageImage, np.float64)
     remarks = ()
     if average.ndim == 3:
