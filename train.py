@@ -45,9 +45,9 @@ from weights import checkpoints
 from weights import dump
 
 STAGES = ('spatial', 'motion', 'features', 'hybrid', 'joint')
-# What a stage takes where a flag is not given. The CNNs follow the two-stream recipe
-# (momentum .9, batches of random samples, rate down by ten late in training, dropout
-# .9 for flow trained from scratch being too much on small data, so .5 for both).
+# What a stage takes where a flag is not given. The CNNs follow the two-stream recipe:
+# momentum .9, batches of random samples, rate down by ten late in training. It drops .9
+# of the fc units for flow; on small data that is too much, so half of them are kept.
 DEFAULTS = {
     'spatial': {
         'optimizer': 'momentum',
