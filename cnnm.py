@@ -60,10 +60,12 @@ def cnn_m_2048(
         )
     # published pictures have the data set's mean; flow means its still value and scale
     colour = channels == 3
+    mean = tf.constant(vgg.MEAN if colour else [STILL] * channels)
+    scale = tf.constant(1.0 if colour else FLOW_SCALE)
     end_points = {}
     with tf.variable_scope(scope):
-        mean = initial.constant('mean', vgg.MEAN if colour else [STILL] * channels)
-        scale = initial.constant('scale', 1.0 if colour else FLOW_SCALE)
+        mean = tf.get_variable('mean', initializer=mean, trainable=False)
+        scale = tf.get_variable('scale', initializer=scale, trainable=False)
         x = (tf.cast(images, tf.float32) - mean) * scale
         # sizes in the comments are those of 224x224 input
         x = end_points['conv1'] = conv(x, 96, 7, 2, 0, 'conv1')  # [N, 109, 109, 96]

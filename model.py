@@ -74,11 +74,10 @@ def scaled(features, stream):
     fc6 of different networks differ in size by orders of magnitude, and LSTM gates
     saturate on large inputs.
     """
-    with (
-        tf.variable_scope('inputs', auxiliary_name_scope=False),
-        tf.name_scope(INPUTS_SCOPE),
-    ):
-        scale = initial.constant(f'{stream}_scale', 1.0)
+    with tf.variable_scope('inputs', auxiliary_name_scope=False), tf.name_scope(INPUTS_SCOPE):
+        scale = tf.get_variable(
+            f'{stream}_scale', [], tf.float32, tf.ones_initializer(), trainable=False
+        )
         return features / scale
 
 
@@ -503,7 +502,7 @@ def initialize(session, settings, cnns):
 
 
 def set_variable(session, name, value):
-    """Gives one variable another value, through its initial value's placeholder."""
+    """Gives one variable another value, through its initial value's place."""
     variable = next(v for v in tf.global_variables() if v.op.name == name)
     session.run(variable.initializer, {variable.initializer.inputs[1]: value})
 

@@ -60,8 +60,8 @@ def vgg_19(
         )
     end_points = {}
     with tf.variable_scope(scope):
-        mean = initial.constant('mean', MEAN)
-        scale = initial.constant('scale', 1.0)
+        mean = tf.get_variable('mean', initializer=tf.constant(MEAN), trainable=False)
+        scale = tf.get_variable('scale', initializer=tf.constant(1.0), trainable=False)
         x = (tf.cast(images, tf.float32) - mean) * scale
         for block, (filters, convolutions) in enumerate(BLOCKS, start=1):
             for layer in range(1, convolutions + 1):

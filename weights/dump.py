@@ -105,8 +105,7 @@ def load(session, directory, scope, network, changes=None):
     for name, array in arrays.items():
         check_shape(directory, name, array.shape, tuple(targets[name].shape))
         check_finite(f'{directory}/{name}.npy', array)
-    # an initial value is a placeholder; one run feeds all, as each costs TensorFlow
-    # a look at the whole graph and mapped arrays cost no memory
+    # one run for all: each run costs TensorFlow a look at the whole graph
     initializers = {name: targets[name].initializer for name in arrays}
     fed = {initializers[name].inputs[1]: arrays[name] for name in arrays}
     session.run(list(initializers.values()), fed)

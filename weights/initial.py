@@ -8,7 +8,6 @@ with the same numbers in the layers it had before.
 import math
 import zlib
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 
 
@@ -21,31 +20,19 @@ def variable(name, shape, stddev):
       stddev: standard deviation of the normal it starts from; 0 for zeros.
 
     Returns:
-      A resource variable of that shape. Its initial value is a placeholder, whose
-      default are these values and which loading feeds instead.
+      A resource variable of that shape.
     """
+    if stddev == 0:
+        return tf.get_variable(name, shape, tf.float32, tf.zeros_initializer())
     full_name = f'{tf.get_variable_scope().name}/{name}'
     seed = [tf.get_default_graph().seed or 0, zlib.crc32(full_name.encode())]
 
     def initial(shape, dtype, partition_info=None):
-        # int64, since a checksum has 32 unsigned bits
+        # seeds are int32 pairs in the stateless ops; a checksum has 32 unsigned bits
         pair = tf.constant(seed, tf.int64)
-        values = tf.random.stateless_normal(shape, pair, stddev=stddev)
-        return tf.placeholder_with_default(values if stddev else tf.zeros(shape), shape)
+        return tf.random.stateless_normal(shape, pair, stddev=stddev)
 
     return tf.get_variable(name, shape, tf.float32, initial)
-
-
-def constant(name, value):
-    """Makes a variable that is not trained, float32, fed in the same way.
-
-    Args:
-      name: name within the current variable scope.
-      value: float or list of floats it starts from.
-    """
-    value = np.asarray(value, np.float32)
-    initial = tf.placeholder_with_default(value, value.shape)
-    return tf.get_variable(name, initializer=initial, trainable=False)
 
 
 def weights_and_biases(shape):
