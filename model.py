@@ -74,7 +74,8 @@ def scaled(features, stream):
     fc6 of different networks differ in size by orders of magnitude, and LSTM gates
     saturate on large inputs.
     """
-    with tf.variable_scope('inputs', auxiliary_name_scope=False), tf.name_scope(INPUTS_SCOPE):
+    variables = tf.variable_scope('inputs', auxiliary_name_scope=False)
+    with variables, tf.name_scope(INPUTS_SCOPE):
         scale = tf.get_variable(
             f'{stream}_scale', [], tf.float32, tf.ones_initializer(), trainable=False
         )
