@@ -5,7 +5,8 @@
     mean over time of both fc6 -> 200 per stream -> regularized fusion 200
     [512 | 512 | 200] -> one softmax (or three softmaxes, linearly combined)
 
-No session, file or flag here: `train.py` and `evaluate.py` own those.
+No session is made and no flag is read here: `train.py` and `evaluate.py` own those, and
+the section `parameters` fills the variables of theirs.
 
 Letters used in every shape:
     B clips   T steps   L flow fields in a stack   H, W height and width
@@ -221,6 +222,13 @@ def streams_of(branches):
     return [s for s in STREAMS if f'{s}_lstm' in branches or 'fusion' in branches]
 
 
+def streams_of_run(settings):
+    """The streams whose CNN a run reads, trains or caches, by its flags."""
+    if settings['stage'] in STREAMS:
+        return [settings['stage']]
+    return streams_of(settings['branches'])
+
+
 def hybrid(
     features,
     lengths,
@@ -339,6 +347,14 @@ def picture_shape(stream, size, stack_length):
     return [size, size, 3 if stream == 'spatial' else 2 * stack_length]
 
 
+def over_time(values, clips_and_steps):
+    """[B*T, D] -> [B, T, D]; clips_and_steps is int32 [2] = (B, T)."""
+    width = int(values.shape[-1])
+    values = tf.reshape(values, tf.concat([clips_and_steps, [width]], axis=0))
+    values.set_shape([None, None, width])
+    return values
+
+
 def cnn_classifier(stream, size, stack_length, num_classes, form=MOTION_FORM):
     """One stream's CNN with its own softmax, from stored pixels.
 
@@ -426,11 +442,8 @@ def joint_classifier(
             images = augment.crop_and_mirror(images, *draws)
         _, cnn_points = cnn(stream, images, num_classes, *dropout, **form)
         fc6[f'{stream}/fc6'] = cnn_points['fc6']  # [B*T, D]
-        width = int(cnn_points['fc6'].shape[-1])
         with tf.name_scope(INPUTS_SCOPE):
-            shape = tf.concat([clips_and_steps, [width]], axis=0)
-            features[stream] = tf.reshape(cnn_points['fc6'], shape)  # [B, T, D]
-        features[stream].set_shape([None, None, width])
+            features[stream] = over_time(cnn_points['fc6'], clips_and_steps)
     hybrid_form = (num_classes, branches, head, lstm_units)
     logits, end_points = hybrid(features, inputs['lengths'], *hybrid_form, *dropout)
     return inputs, logits, {**end_points, **fc6}
@@ -498,7 +511,7 @@ def initialize(session, settings, cnns):
                     session, stream, directory, settings['cross_modality']
                 )
     rest = [v for v in tf.global_variables() if v.op.name not in loaded]
-    session.run(tf.variables_initializer(rest))
+    session.run([variable.initializer for variable in rest])
     return loaded
 
 

@@ -27,13 +27,6 @@ TOLERANCE = 1e-5  # between the session and what was exported, in probability
 STEPS = 3  # of the random clips that an export is tried on
 
 
-def streams_of_run(settings):
-    """The streams a run looks at."""
-    if settings['stage'] in model.STREAMS:
-        return [settings['stage']]
-    return model.streams_of(settings['branches'])
-
-
 def pixel_classifier(settings, num_classes, size):
     """A finished run's whole graph from stored pixels, without dropout and crops.
 
@@ -47,7 +40,7 @@ def pixel_classifier(settings, num_classes, size):
       [B, T, H, W, 3 or 2L] by its name, and `lengths` int32 [B]. end_points: `scores`
       [B, C] before the softmax, and each stream's last maps [B*T, h, w, D] by its name.
     """
-    streams, stage = streams_of_run(settings), settings['stage']
+    streams, stage = model.streams_of_run(settings), settings['stage']
     inputs, features, end_points = {}, {}, {}
     with tf.name_scope('inputs'):
         inputs['lengths'] = lengths = tf.placeholder(tf.int32, [None], 'lengths')
@@ -62,10 +55,8 @@ def pixel_classifier(settings, num_classes, size):
         output = cnn_logits if stage in model.STREAMS else cnn_points['fc6']
         if stage == 'hybrid':  # trained on features stored as float16
             output = tf.cast(tf.cast(output, tf.float16), tf.float32)
-        width = int(output.shape[-1])
-        shape = tf.concat([tf.shape(inputs[stream])[:2], [width]], axis=0)
-        features[stream] = tf.reshape(output, shape)  # [B, T, C or D]
-        features[stream].set_shape([None, None, width])
+        clips_and_steps = tf.shape(inputs[stream])[:2]
+        features[stream] = model.over_time(output, clips_and_steps)  # [B, T, C or D]
 
     if stage in model.STREAMS:
         softmax = tf.nn.softmax(features[stage])
@@ -91,7 +82,7 @@ def restore(session, checkpoint, settings, cnns):
     Raises:
       ValueError: a dump is not the run's, or a variable is in neither.
     """
-    stored = dict(tf.train.list_variables(checkpoint))
+    stored = checkpoints.variables_in(checkpoint)
     lacking = {v.op.name for v in tf.global_variables()} - set(stored)
     needed = {}
     for stream, cnn in cnns.items():
@@ -162,7 +153,7 @@ def network(session, stored, checkpoint, explained=False):
         score = end_points['scores'][0, label]
         maps = {
             stream: class_activation_maps(score, end_points[stream])
-            for stream in streams_of_run(settings)
+            for stream in model.streams_of_run(settings)
         }
     # a hybrid checkpoint leaves the CNNs to their dumps, which `joint` loads
     stage = 'joint' if settings['stage'] == 'hybrid' else settings['stage']
