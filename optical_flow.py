@@ -30,8 +30,6 @@ from data import runs
 from data import videos
 from data import workers
 
-# These hold no count of frames: OpenCV reports duration times rate.
-UNCOUNTED_EXTENSIONS = ('.mpg', '.mpeg', '.mkv', '.webm')
 DIS_PRESETS = {
     'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
     'fast': cv2.DISOPTICAL_FLOW_PRESET_FAST,
@@ -46,8 +44,6 @@ FARNEBACK = {
     'poly_sigma': 1.2,
     'flags': 0,
 }
-# Beside the flow functions for those who show what they give.
-flow_to_color = preview.flow_to_color
 
 
 def define_flags():
@@ -58,7 +54,12 @@ def define_flags():
     flags.DEFINE_float(
         'flow_bound', clips.FLOW_BOUND, 'Pixels a frame that end the scale.', 0.1
     )
-    flags.DEFINE_integer('frame_size', clips.FRAME_SIZE, 'Stored height and width.', 32)
+    flags.DEFINE_integer(
+        'frame_size', clips.FRAME_SIZE, 'Stored height and width.', 32, 4096
+    )
+    # at odd sizes FFV1 loses the last row; a number that is none passes every bound
+    flags.register_validator('frame_size', lambda n: n % 2 == 0, 'give an even number')
+    flags.register_validator('flow_bound', math.isfinite, 'give a finite number')
     flags.DEFINE_integer('workers', 0, 'Processes; 0 for one a core.', 0)
     flags.DEFINE_string('shard', '0/1', 'i/n: only part i (from 0) of n parts.')
     flags.DEFINE_string('list', None, 'Text file: only these videos, one a line.')
@@ -68,52 +69,13 @@ def define_flags():
     flags.DEFINE_bool('check', False, 'Verify every file in --data_dir.')
 
 
-def open_video(path):
-    """Opens a video of any kind; ValueError with the reason where that fails."""
-    if not os.path.exists(path):
-        raise ValueError('there is no such file')
-    if not os.path.isfile(path):
-        raise ValueError('it is a folder or device, not a file')
-    with open(path, 'rb') as file:
-        if not file.read(1):
-            raise ValueError('the file is empty')
-    # One thread, as the processes share the cores already. Phone videos are turned
-    # upright by the backend, which reads their rotation.
-    one_thread = [cv2.CAP_PROP_N_THREADS, 1]
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, one_thread)
-    if not capture.isOpened():
-        raise ValueError('it cannot be opened as a video')
-    return capture
-
-
-def decode(path):
-    """Yields the frames of a video, uint8 [height, width, 3] BGR, upright.
-
-    Raises:
-      ValueError: the video cannot be opened; names it and the reason.
-    """
-    try:
-        capture = open_video(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f'{path}: {_one_line(error)}') from error
-    yield from _frames(capture)
-
-
-def _frames(capture):
-    while True:
-        whole, frame = capture.read()
-        if not whole:
-            return
-        yield frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
-
-
 def resize(frame, size):
     """A frame squeezed to uint8 [size, size, 3], as the networks see it.
 
     Bilinear reads every source pixel only while the picture shrinks to no less than
     half; beyond that, areas are averaged, or fine structure would flicker as motion.
     """
-    shrinks = min(frame.shape[:2]) >= 2 * size
+    shrinks = max(frame.shape[:2]) >= 2 * size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(frame, (size, size), interpolation=method)
 
@@ -148,6 +110,27 @@ def flow_function(name, preset='medium'):
     raise ValueError(f'there is no flow algorithm {name} {preset}')
 
 
+def frames_and_flow(capture, settings, with_flow=True):
+    """Yields (frame as it is, frame resized, field of flow that leads to it).
+
+    Args:
+      capture: an opened video.
+      settings: dict of `flow` (such as 'dis-medium'), `bound`, `size`.
+      with_flow: False saves the time; then, and at the first frame, the field is None.
+    """
+    flow_between = flow_function(*settings['flow'].split('-'))
+    previous = None
+    for frame in videos.frames_of(capture):
+        resized, field = resize(frame, settings['size']), None
+        if with_flow:
+            grey = cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
+            if previous is not None:
+                flow = flow_between(previous, grey)
+                field = clips.quantize_flow(flow, settings['bound'])
+            previous = grey
+        yield frame, resized, field
+
+
 def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
     """Makes both files of one clip; runs in a worker.
 
@@ -163,28 +146,25 @@ def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
     """
     clip, path = task
     row = {**dict.fromkeys(clips.COLUMNS), 'clip': clip, 'source': path, **settings}
+    source = os.path.join(video_dir, path)
     temporary = [os.path.join(folder, f'{os.getpid()}-{n}.avi') for n in 'xy']
     try:
-        last = _write_pair(os.path.join(video_dir, path), row, *temporary)
+        _write_pair(source, row, *temporary)
         if row['frames'] < 2:
             raise ValueError(
                 'one frame only, so no flow' if row['frames'] else 'no frame decodes'
             )
-        counted = not path.lower().endswith(UNCOUNTED_EXTENSIONS)
-        got = row['frames'] if counted else last
-        header = row['header_frames'] or 0
-        if header - got > max(2, 0.05 * header) and not keep_truncated:
+        reason = videos.truncation(source, row['frames'], row['header_frames'])
+        if reason and not keep_truncated:
             row['status'] = 'truncated'
-            raise ValueError(
-                f'{row["frames"]} of {header} frames decode, the rest is missing or '
-                'damaged (--keep_truncated takes it as it is)'
-            )
+            raise ValueError(reason)
         _assert_whole(temporary[0], row['frames'])
         _assert_whole(temporary[1], row['frames'] - 1)
-        _publish(temporary, data_dir, clip)
+        _publish(source, temporary, data_dir, clip)
         return {**row, 'status': 'ok', 'error': ''}
     except (ValueError, OSError, MemoryError, cv2.error) as error:
-        return {**row, 'status': row['status'] or 'error', 'error': _one_line(error)}
+        reason = _one_line(error, source)
+        return {**row, 'status': row['status'] or 'error', 'error': reason}
     finally:
         for file in temporary:
             with contextlib.suppress(FileNotFoundError):
@@ -192,35 +172,23 @@ def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
 
 
 def _write_pair(source, row, frames_file, flow_file):
-    """Streams a video into both files and its counts into `row`.
-
-    Returns the frames that the time of the last one stands for at the header's rate.
-    """
-    capture = open_video(source)
+    """Streams a video into both files and its counts into `row`."""
+    capture = videos.open_video(source)
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = round(fps, 3) if math.isfinite(fps) and fps > 0 else 0.0
     header_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     row.update(fps=fps, frames=0, header_frames=max(0, header_frames))
-    flow_between = flow_function(*row['flow'].split('-'))
-    size = row['size']
-    frames_writer = clips.open_frames_writer(frames_file, size, fps)
-    flow_writer = clips.open_flow_writer(flow_file, size, fps)
-    previous, last = None, 0.0
-    for frame in _frames(capture):
-        last = max(last, capture.get(cv2.CAP_PROP_POS_MSEC))  # 0 at the end of some
-        if previous is None:
+    frames_writer = clips.open_frames_writer(frames_file, row['size'], fps)
+    flow_writer = clips.open_flow_writer(flow_file, row['size'], fps)
+    for frame, resized, field in frames_and_flow(capture, row):
+        frames_writer.write(resized)
+        if field is None:
             row['height'], row['width'] = frame.shape[:2]
-        frame = resize(frame, size)
-        frames_writer.write(frame)
-        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        if previous is not None:
-            field = clips.quantize_flow(flow_between(previous, grey), row['bound'])
+        else:
             flow_writer.write(clips.flow_picture(field))
-        previous = grey
         row['frames'] += 1
     frames_writer.release()
     flow_writer.release()
-    return last / 1000 * fps + 1
 
 
 def _assert_whole(file, count):
@@ -235,53 +203,73 @@ def _assert_whole(file, count):
         probe.write(bytes(1 << 20))
         probe.flush()
         os.fsync(probe.fileno())
-    raise ValueError('what was written is not whole (an AVI file ends at 4 GB)')
+    large = os.path.getsize(file) > 3.9e9
+    why = 'an AVI file ends at 4 GB' if large else 'is the disk full?'
+    raise ValueError(f'what was written is not whole ({why})')
 
 
-def _publish(temporary, data_dir, clip):
-    """Renames both whole files to where they belong; both or neither stays."""
+def _publish(source, temporary, data_dir, clip):
+    """Renames both whole files to where they belong; both or neither is new there."""
     places = [clips.frames_path(data_dir, clip), clips.flow_path(data_dir, clip)]
+    there = [place for place in places if os.path.exists(place)]
+    if any(os.path.samefile(place, source) for place in there):
+        raise ValueError('it is itself a stored file of --data_dir: choose another')
+    ours = []
     try:
         for file, place in zip(temporary, places, strict=True):
             os.makedirs(os.path.dirname(place), exist_ok=True)
             with open(file, 'rb') as written:
                 os.fsync(written.fileno())
             os.replace(file, place)
+            ours.append(place)
     except OSError:
-        for place in places:
+        for place in set(ours) - set(there):  # what was there may be another run's
             with contextlib.suppress(OSError):
                 os.remove(place)
         raise
 
 
-def _one_line(error):
+def _one_line(error, known=None):
+    """The reason, with the file's name unless it is the one that is `known`."""
     if isinstance(error, cv2.error):
         return f'OpenCV: {" ".join(error.err.split())}'
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        reason, file = error.strerror or str(error), error.filename2 or error.filename
+        return reason if file in (None, known) else f'{reason}: {file}'
     return str(error) or type(error).__name__
 
 
-def preprocess(values):
-    """Makes every clip that is missing; returns dict from failed clip to its reason."""
+def _lies_in(folder, other):
+    inside = os.path.join(os.path.realpath(folder), '')
+    return inside.startswith(os.path.join(os.path.realpath(other), ''))
+
+
+def preprocess(values, bad):
+    """Makes every clip that is missing; failures go into `bad`, name to reason."""
     video_dir, data_dir = values.video_dir, values.data_dir
-    inside = os.path.join(os.path.realpath(data_dir), '')
-    if inside.startswith(os.path.join(os.path.realpath(video_dir), '')):
+    if _lies_in(data_dir, video_dir):
         raise ValueError(f'--data_dir={data_dir} lies in --video_dir: choose another')
+    for stored in ('resized', 'optical-flow'):
+        if _lies_in(video_dir, os.path.join(data_dir, stored)):
+            raise ValueError(
+                f'--video_dir={video_dir} lies in --data_dir, whose files would be '
+                'written over: choose another --data_dir'
+            )
     part, parts = videos.parse_shard(values.shard)
-    found = videos.find_videos(video_dir, values.list)
+
+    def note(error):
+        bad[os.path.relpath(error.filename, video_dir)] = error.strerror
+
+    found = videos.find_videos(video_dir, values.list, note)
     found = {clip: p for clip, p in found.items() if videos.in_shard(clip, part, parts)}
     name = f'dis-{values.dis_preset}' if values.flow == 'dis' else values.flow
     flow_function(*name.split('-'))  # complains now if this OpenCV lacks it
     settings = {'flow': name, 'bound': values.flow_bound, 'size': values.frame_size}
     run = runs.Run(data_dir, settings, values.overwrite)
     try:
-        todo = {
-            clip: path
-            for clip, path in found.items()
-            if not runs.is_done(data_dir, run.index.get(clip), settings)
-        }
-        run.outdate(todo)
+        absent = [] if values.list else set(run.index) - set(found)
+        gone = [clip for clip in absent if videos.in_shard(clip, part, parts)]
+        todo = run.begin(found, gone)
         classes = len({clip.split('/')[0] for clip in found})
         print(
             f'{len(found)} videos of {classes} classes, {len(found) - len(todo)} done '
@@ -294,18 +282,17 @@ def preprocess(values):
             convert, video_dir, data_dir, run.folder, settings, values.keep_truncated
         )
         work = workers.run(function, tasks, _processes(values), run.folder)
-        rows = _follow(work, run, sizes)
+        rows = _follow(work, run, sizes, bad)
     finally:
         run.close()
-    failed = {row['clip']: row['error'] for row in rows if row['status'] != 'ok'}
+    failed = [row for row in rows if row['status'] != 'ok']
     print(f'{len(found) - len(failed)} of {len(found)} clips are ready in {data_dir}')
     disagree = sum(row['header_frames'] not in (None, 0, row['frames']) for row in rows)
     if disagree:
         print(f'{disagree} headers disagree with what decodes: clips.csv has both')
-    return failed
 
 
-def _follow(work, run, sizes):
+def _follow(work, run, sizes, bad):
     """Records what the workers end with, under a progress bar; returns the rows."""
     rows, frames, began = [], 0, time.monotonic()
     layout = '{desc}{percentage:3.0f}%|{bar}| {elapsed}{postfix}, {remaining} left'
@@ -319,6 +306,8 @@ def _follow(work, run, sizes):
                 'status': 'error',
                 'error': death,
             }
+            if row['status'] != 'ok':
+                bad[row['clip']] = row['error']
             run.finish(row)
             rows.append(row)
             frames += row['frames'] or 0
@@ -345,17 +334,40 @@ def _processes(values):
     return values.workers or len(allowed(0))
 
 
-def verify(values, index):
-    """Checks every file against `index`; returns dict from clip to what is wrong."""
+def show(values, index, bad):
+    """Writes contact sheets of --preview clips and prints their paths."""
+    whole = [row for row in index.values() if row['status'] == 'ok']
+    if not whole:
+        print('no clip is ready, so there is no preview')
+    for n in clips.evenly_spaced(len(whole), min(values.preview, len(whole))):
+        try:
+            path = preview.write_sheet(values.data_dir, whole[n])
+            print(videos.printable(path))
+        except (ValueError, OSError, cv2.error) as error:
+            bad[whole[n]['clip']] = _one_line(error)
+
+
+def verify(values, index, bad):
+    """Checks every file against `index`; what is wrong goes into `bad`."""
     function = functools.partial(check.problems_of, values.data_dir)
-    extra = check.strangers(values.data_dir, index)
-    wrong = {clip: 'no row in clips.csv' for clip in extra}
+    wrong, damaged = {}, []
+    for clip in check.strangers(values.data_dir, index):
+        wrong[clip] = 'no row in clips.csv: delete its files, or run with its video'
     work = workers.run(function, list(index.values()), _processes(values))
-    for row, problem, death in tqdm.tqdm(work, 'check', len(index), disable=None):
-        if problem or death:
-            wrong[row['clip']] = problem or death
+    for row, found, death in tqdm.tqdm(work, 'check', len(index), disable=None):
+        problem, again = found or (death, False)
+        if problem:
+            wrong[row['clip']] = problem
+        if again:
+            damaged.append(row)
+    bad.update(wrong)
     print(f'{len(index)} clips checked, {len(wrong)} wrong')
-    return wrong
+    if damaged:
+        runs.outdate(values.data_dir, damaged)
+        print(
+            f'{len(damaged)} of them are outdated now in clips.csv: '
+            'optical_flow.py --video_dir=VIDEOS makes them again'
+        )
 
 
 def main(values):
@@ -364,28 +376,33 @@ def main(values):
         raise ValueError('--data_dir=FOLDER is missing: where frames and flow go')
     if not (values.video_dir or values.check or values.preview):
         raise ValueError('--video_dir=FOLDER is missing: where the videos are')
+    if not videos.is_utf8(values.data_dir):
+        raise ValueError(f'--data_dir={values.data_dir} is not UTF-8: choose another')
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    # The workers inherit these: the reasons people read are in clips.csv, in our words.
+    # The reasons people read are in clips.csv, in our words. The workers inherit what
+    # is set; here OpenCV has read the first of them already.
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'OFF')
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
-    sys.stdout.reconfigure(errors='backslashreplace')  # names need not be UTF-8
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    sys.stdout.reconfigure(errors='backslashreplace')  # folders need not be UTF-8
+    bad = {}
     try:
-        bad = preprocess(values) if values.video_dir else {}
+        if values.video_dir:
+            preprocess(values, bad)
         index = clips.read_index(values.data_dir, ok_only=False)
         if values.preview:
-            whole = [row for row in index.values() if row['status'] == 'ok']
-            chosen = clips.evenly_spaced(len(whole), min(values.preview, len(whole)))
-            rows = [whole[n] for n in chosen]
-            print('\n'.join(preview.write_sheets(values.data_dir, rows)))
+            show(values, index, bad)
         if values.check:
-            bad.update(verify(values, index))
+            verify(values, index, bad)
     except KeyboardInterrupt as stop:
         print('\nstopped; the same command goes on from here', file=sys.stderr)
         return 128 + stop.args[0]
-    width = max(map(len, bad), default=0)
-    for clip, reason in sorted(bad.items()):
-        print(f'{clip:{width}}  {reason}')
+    finally:  # also where something else fails later
+        table = {videos.printable(clip): reason for clip, reason in sorted(bad.items())}
+        width = max(map(len, table), default=0)
+        for clip, reason in table.items():
+            print(f'{clip:{width}}  {videos.printable(reason)}')
     return 1 if bad else 0
 
 

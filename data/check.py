@@ -23,34 +23,37 @@ def problems_of(data_dir, row):
       row: the clip's row of clips.csv.
 
     Returns:
-      str, '' if everything holds.
+      (str, '' if everything holds; bool, whether the files must be made again).
     """
     if row['status'] != 'ok':
-        return f'{row["status"]}: {row["error"]}'
+        reason = row['error'] or 'optical_flow.py --video_dir=VIDEOS makes it again'
+        return f'{row["status"] or "without a status"}: {reason}', False
     clip, size, count = row['clip'], row['size'], row['frames']
     try:
         paths = [clips.frames_path(data_dir, clip), clips.flow_path(data_dir, clip)]
         for path, expected in zip(paths, (count, count - 1), strict=True):
             found = clips.whole_pictures(path)
             if found != expected:
-                return f'{path} has {found} pictures, clips.csv says {expected}'
+                return f'{path} has {found} pictures, clips.csv says {expected}', True
         for steps in _chunks(count):
             frames = clips.read_frames(data_dir, clip, steps)
             if frames.shape[1:] != (size, size, 3):
-                return f'the frames are {frames.shape[2]}x{frames.shape[1]}, not {size}'
+                width_height = f'{frames.shape[2]}x{frames.shape[1]}'
+                return f'the frames are {width_height}, not {size}', True
         x_is_y, constant, first = True, True, None
         for steps in _chunks(count - 1):
             flow = clips.read_flow(data_dir, clip, steps)
             if flow.shape[1:] != (size, size, 2):
-                return f'the flow is {flow.shape[2]}x{flow.shape[1]}, not {size}'
+                width_height = f'{flow.shape[2]}x{flow.shape[1]}'
+                return f'the flow is {width_height}, not {size}', True
             first = flow[0, 0, 0] if first is None else first
             constant &= bool((flow == first).all())
             x_is_y &= np.array_equal(flow[..., 0], flow[..., 1])
     except (ValueError, OSError) as error:
-        return str(error)
+        return str(error), True
     if constant:
-        return 'the flow is constant: nothing moves'
-    return 'the flow has the same x and y' if x_is_y else ''
+        return 'the flow is constant: nothing moves (leave a still video out)', False
+    return ('the flow has the same x and y', True) if x_is_y else ('', False)
 
 
 def strangers(data_dir, index):

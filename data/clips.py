@@ -108,7 +108,8 @@ def _opened_writer(path, backend, fourcc, fps, width_height, color):
     # The rate only tells players how fast to show the file; the source's own stands in
     # clips.csv. AVI loses pictures at rates such as the 90000 of some phone videos.
     rate = round(fps) if 1 <= fps <= 240 else 25
-    writer = cv2.VideoWriter(path, backend, fourcc, rate, width_height, color)
+    place = os.path.join(os.curdir, path)  # FFmpeg takes my:folder for a protocol
+    writer = cv2.VideoWriter(place, backend, fourcc, rate, width_height, color)
     if not writer.isOpened():
         raise ValueError(f'{path} cannot be opened for writing')
     return writer
@@ -149,7 +150,8 @@ def whole_pictures(path):
 def write_index(path, rows):
     """Writes clips.csv rows (dicts with COLUMNS) to `path`, sorted by clip."""
     with open(path, 'w', newline='', **TEXT) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        # with the usual line end, \r\n: csv quotes only the one it writes
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row['clip']))
 
@@ -174,14 +176,22 @@ def read_index(data_dir, ok_only=True):
             f'{path} is missing: make it with '
             f'python optical_flow.py --video_dir=VIDEOS --data_dir={data_dir}'
         )
-    with open(path, newline='', **TEXT) as file:
+    # spreadsheets save it with a byte order mark
+    with open(path, newline='', encoding='utf-8-sig', errors=TEXT['errors']) as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames is None or set(reader.fieldnames) != set(COLUMNS):
-            raise ValueError(f'{path} does not have the columns {",".join(COLUMNS)}')
         try:
-            rows = [numbers(row) for row in reader]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'{path}: a row is damaged ({error})') from error
+            ours = set(reader.fieldnames or ()) == set(COLUMNS)
+            rows = [numbers(row) for row in reader] if ours else []
+        except (csv.Error, ValueError) as error:
+            raise ValueError(
+                f'{path}: a row is damaged (line {reader.line_num}: {error}): delete '
+                'it and run optical_flow.py again, which makes that clip again'
+            ) from error
+    if not ours:
+        raise ValueError(
+            f'{path} does not have the columns {",".join(COLUMNS)}: delete it and run '
+            'optical_flow.py again, which makes the clips again'
+        )
     return {row['clip']: row for row in rows if row['status'] == 'ok' or not ok_only}
 
 
@@ -202,9 +212,14 @@ def preprocessing_of(rows):
 
 def numbers(row):
     """A row of csv text with its numeric columns as int and float ('' is None)."""
+    if None in row or None in row.values():  # as csv tells of too many, of too few
+        raise ValueError(f'it does not have {len(COLUMNS)} columns')
     as_int = {name: int(row[name]) if row[name] else None for name in INT_COLUMNS}
     as_float = {name: float(row[name]) if row[name] else None for name in FLOAT_COLUMNS}
-    return {**row, **as_int, **as_float}
+    row = {**row, **as_int, **as_float}
+    if row['status'] == 'ok' and None in (row['frames'], row['bound'], row['size']):
+        raise ValueError('it says ok without frames, bound or size')
+    return row
 
 
 def read_frames(data_dir, clip, steps=None):
@@ -250,7 +265,7 @@ def count_pictures(path):
 
 
 def _opened(path):
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(os.path.join(os.curdir, path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise ValueError(
             f'{path} cannot be read: delete it and run optical_flow.py again'

@@ -2,7 +2,7 @@
 
     python optical_flow.py --data_dir=data/ucf101 --preview=8
 
-Used by optical_flow.py; `flow_to_color` also for a user's own video in evaluation.
+Used by optical_flow.py; `flow_to_color` also for the pictures of runs and reports.
 """
 
 import math
@@ -20,6 +20,7 @@ WHEEL_BLUE = (0, 0, 0, 255, 255, 255, 0)
 WHEEL_GREEN = (0, 255, 255, 255, 0, 0, 0)
 WHEEL_RED = (255, 255, 0, 0, 0, 255, 255)
 ROWS = 5
+TEXT_SCALE = 0.3  # the least that can be read; its lines are 10 pixels high
 
 
 def flow_to_color(flow, radius=None, bound=clips.FLOW_BOUND):
@@ -48,42 +49,49 @@ def flow_to_color(flow, radius=None, bound=clips.FLOW_BOUND):
     return np.rint(255 - speed[..., np.newaxis] * (255 - hues)).astype(np.uint8)
 
 
-def write_sheets(data_dir, rows):
-    """Writes a contact sheet a clip: frames, their flow in colours, the colour wheel.
+def write_sheet(data_dir, row):
+    """Writes a clip's contact sheet: frames, their flow in colours, the colour wheel.
 
     Args:
       data_dir: folder of preprocessed clips.
-      rows: rows of the clips to show.
+      row: the clip's row of clips.csv.
 
     Returns:
-      The paths of the pictures, below <data_dir>/preview/.
+      The path of the picture, below <data_dir>/preview/.
+
+    Raises:
+      ValueError: the clip cannot be read or the picture not written.
     """
-    paths = []
-    for row in rows:
-        steps = clips.evenly_spaced(row['frames'] - 1, ROWS)
-        frames = clips.read_frames(data_dir, row['clip'], steps)
-        stored = clips.read_flow(data_dir, row['clip'], steps)
-        flow = (stored.astype(np.float32) - clips.FLOW_ZERO) * (row['bound'] / 127)
-        radius = max(1, np.hypot(flow[..., 0], flow[..., 1]).max())
-        pairs = np.concatenate([frames, flow_to_color(flow, radius)], axis=2)
-        sheet = np.concatenate(pairs)
-        legend = np.full((len(sheet), row['size'], 3), 255, np.uint8)
-        legend[: row['size']] = _wheel(row['size'], radius)
-        path = os.path.join(data_dir, 'preview', row['clip'] + '.png')
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        if not cv2.imwrite(path, np.concatenate([sheet, legend], axis=1)):
-            raise ValueError(f'{path} cannot be written')
-        paths.append(path)
-    return paths
+    steps = clips.evenly_spaced(row['frames'] - 1, ROWS)
+    frames = clips.read_frames(data_dir, row['clip'], steps)
+    stored = clips.read_flow(data_dir, row['clip'], steps)
+    flow = (stored.astype(np.float32) - clips.FLOW_ZERO) * (row['bound'] / 127)
+    radius = max(1, np.hypot(flow[..., 0], flow[..., 1]).max())
+    pairs = np.concatenate([frames, flow_to_color(flow, radius)], axis=2)
+    sheet = np.concatenate(pairs)
+    wheel = _wheel(max(row['size'], 64), radius)  # narrower, its text does not fit
+    legend = np.full((len(sheet), wheel.shape[1], 3), 255, np.uint8)
+    legend[: len(wheel)] = wheel
+    path = os.path.join(data_dir, 'preview', row['clip'] + '.png')
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not cv2.imwrite(path, np.concatenate([sheet, legend], axis=1)):
+        raise ValueError(f'{path} cannot be written')
+    return path
 
 
 def _wheel(size, radius):
-    """The legend: a disc of motions, `radius` pixels a frame at its rim."""
+    """The legend: a disc of motions, `radius` pixels a frame at its rim, and its text.
+
+    Returns uint8 [H, size, 3], H more than `size` by two lines of text.
+    """
     y, x = np.mgrid[-1.2 : 1.2 : size * 1j, -1.2 : 1.2 : size * 1j]
     inside = np.hypot(x, y) <= 1
     disc = np.where(inside, np.stack([x, y]), 0).transpose(1, 2, 0)
-    picture = flow_to_color(disc, 1)
-    text = f'rim: {radius:.1f} pixels/frame'
-    place = (size // 12, size - 2)
-    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size / 560, (0, 0, 0))
+    scale = max(TEXT_SCALE, size / 400)
+    height = round(10 * scale / TEXT_SCALE)
+    picture = np.full((size + 2 * height + 4, size, 3), 255, np.uint8)
+    picture[:size] = flow_to_color(disc, 1)
+    for line, text in enumerate([f'rim: {radius:.1f}', 'pixels/frame']):
+        place = (2, size + (line + 1) * height)
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0))
     return picture

@@ -1,6 +1,7 @@
 """Several runs of optical_flow.py on one folder: locks, claims and clips.csv.
 
     run = runs.Run(data_dir, settings, overwrite=False)
+    todo = run.begin(found)
     run.finish(row)  # for each clip, as it ends
     run.close()
 
@@ -17,6 +18,7 @@ The operating system drops a lock when its process ends, however it ends, so a r
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -52,7 +54,8 @@ class Run:
           ValueError: the folder belongs to other settings, or a run with others works.
           OSError: the folder cannot be written.
         """
-        self._data_dir = data_dir
+        self._data_dir, self._settings = data_dir, settings
+        self._overwrite = overwrite
         self._unmerged = []
         self._last_merge = time.monotonic()
         os.makedirs(_hidden(data_dir), exist_ok=True)
@@ -66,14 +69,39 @@ class Run:
             self._owner = hold(self.folder)
         self._rows = open(os.path.join(self.folder, 'rows.jsonl'), 'a')
 
-    def outdate(self, names):
-        """Marks the clips `names` as not done, before their files are replaced."""
+    def begin(self, found, gone=()):
+        """Marks the clips to make as not done, before their files are replaced.
+
+        Args:
+          found: dict from clip to its video.
+          gone: clips without a video: what is said of their failures is dropped.
+
+        Returns:
+          dict, those of `found` that nobody has made.
+
+        Raises:
+          ValueError: a clip was made of another video.
+        """
         with _locked(self._data_dir):
-            self.index = _read_rows(self._data_dir)
-            for name in names:
-                if name in self.index and self.index[name]['status'] == 'ok':
-                    self.index[name]['status'] = 'outdated'
+            self.index, todo = _read_rows(self._data_dir), {}
+            for clip, source in found.items():
+                row = self.index.get(clip)
+                done = is_done(self._data_dir, row, self._settings)
+                if done and row['source'] == source:
+                    continue
+                if done and not self._overwrite:
+                    raise ValueError(
+                        f'{self._data_dir} has the clip {clip} of {row["source"]}, now '
+                        f'it would be of {source}: rename one, or --overwrite'
+                    )
+                todo[clip] = source
+                if row and row['status'] == 'ok':
+                    row['status'] = 'outdated'
+            for clip in gone:
+                if clip in self.index and self.index[clip]['status'] != 'ok':
+                    del self.index[clip]
             _write_rows(self._data_dir, self.folder, self.index)
+        return todo
 
     def finish(self, row):
         """Records the row of a clip whose files are in place, or that failed."""
@@ -130,15 +158,40 @@ def is_done(data_dir, row, settings):
     )
 
 
+def outdate(data_dir, rows):
+    """Marks clips as not done, so that the next run makes them again.
+
+    Args:
+      data_dir: folder of preprocessed clips.
+      rows: their rows; one that has changed meanwhile is left as it is.
+    """
+    os.makedirs(_hidden(data_dir), exist_ok=True)
+    with _locked(data_dir):
+        index = _read_rows(data_dir)
+        for row in rows:
+            if index.get(row['clip']) == row:
+                index[row['clip']] = {**row, 'status': 'outdated'}
+        _write_rows(data_dir, _hidden(data_dir), index)
+
+
 def _hidden(data_dir):
     return os.path.join(data_dir, '.optical_flow')
 
 
 @contextlib.contextmanager
 def _locked(data_dir):
-    with open(os.path.join(_hidden(data_dir), 'lock'), 'a') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Holds the lock; an error that names no file is made to name `data_dir`."""
+    try:
+        with open(os.path.join(_hidden(data_dir), 'lock'), 'a') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        reason = error.strerror
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            reason += ' (its file system has no locks: choose another --data_dir)'
+        raise OSError(error.errno, reason, data_dir) from error
 
 
 def _read_rows(data_dir):
@@ -186,21 +239,23 @@ def _bury_dead_runs(data_dir):
 
 
 def _recorded_rows(folder):
-    """Rows that a dead run wrote; a line it was killed in is not one."""
-    path = os.path.join(folder, 'rows.jsonl')
-    if not os.path.exists(path):
-        return []
-    with open(path) as file:
-        return [json.loads(line) for line in file if line.endswith('\n')]
+    """Rows that a dead run wrote; a line torn by its death or a full disk is none."""
+    path, rows = os.path.join(folder, 'rows.jsonl'), []
+    if os.path.exists(path):
+        with open(path, encoding='ascii', errors='replace') as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    rows.append(json.loads(line))
+    return rows
 
 
 def _claim(data_dir, settings, index, living, overwrite):
     """Writes settings.json, unless files or living runs have other settings."""
     path = os.path.join(_hidden(data_dir), 'settings.json')
     claimed = settings
-    if os.path.exists(path):
-        with open(path) as file:
-            claimed = json.load(file)
+    # a file that a crash of the machine left empty or torn claims nothing
+    with contextlib.suppress(FileNotFoundError, ValueError), open(path) as file:
+        claimed = json.load(file)
     if living and claimed != settings:
         raise ValueError(
             f'{data_dir}: another run works there with {_words(claimed)}, not '

@@ -1,30 +1,46 @@
-"""Which videos there are, and what their clips are called.
+"""Which videos there are, what their clips are called, how they are opened and judged.
 
     found = videos.find_videos('UCF-101')  # {'Archery/v_Archery_g01_c01': path, ...}
+    capture = videos.open_video(path)
+    count = sum(1 for frame in videos.frames_of(capture))
+    reason = videos.truncation(path, count, header_frames)
 
-Used by optical_flow.py. Videos stand in class folders (Archery/anything.avi, however
-deep) or are named as UCF101's (v_Archery_g01_c01.avi); a clip is 'Class/stem'.
+Used by optical_flow.py, by prediction, and for shards by train.py. Videos stand in
+class folders (Archery/anything.avi, however deep) or are named as UCF101's
+(v_Archery_g01_c01.avi); a clip is 'Class/stem'.
 """
 
+import errno
 import os
+import pathlib
 import re
+import stat
 import zlib
+
+import cv2
 
 from data import clips
 
 VIDEO_EXTENSIONS = ('.avi', '.mp4', '.mpg', '.mpeg', '.mov', '.mkv', '.webm')
+# These hold no count of frames: OpenCV reports duration times rate.
+UNCOUNTED_EXTENSIONS = ('.mpg', '.mpeg', '.mkv', '.webm')
 UCF101_NAME = re.compile(r'v_(\w+?)_g\d+_c\d+$')
 # The one class of UCF101 whose folder is spelt otherwise than its files.
 UCF101_FOLDERS = {'HandStandPushups': 'HandstandPushups'}
 
 
-def find_videos(video_dir, list_file=None):
+def _refuse(error):
+    raise ValueError(f'{error.filename}: {error.strerror}') from error
+
+
+def find_videos(video_dir, list_file=None, onerror=_refuse):
     """Finds videos and names their clips.
 
     Args:
       video_dir: folder that holds Class/video files, or files named as UCF101's.
       list_file: text file of paths below `video_dir`, a label after each allowed, as in
         UCF101's lists; None for every video there is.
+      onerror: function of an OSError that names a folder which cannot be read.
 
     Returns:
       dict from clip ('Class/stem') to its video's path below `video_dir`.
@@ -34,41 +50,56 @@ def find_videos(video_dir, list_file=None):
     """
     if not os.path.isdir(video_dir):
         raise ValueError(f'--video_dir={video_dir} is no folder')
-    listed = _listed(video_dir, list_file) if list_file else _walked(video_dir)
-    videos = {}
-    for path in listed:
+    if list_file:
+        paths = _listed(video_dir, list_file)
+    else:
+        paths = _walked(video_dir, onerror)
+    found = {}
+    for path in paths:
         clip = clip_name(path)
-        clips.frames_path('', clip)
-        if clip in videos and videos[clip] != path:
+        if found.setdefault(clip, path) != path:
             raise ValueError(
-                f'{videos[clip]} and {path} in {video_dir} would both become the clip '
+                f'{found[clip]} and {path} in {video_dir} would both become the clip '
                 f'{clip}: rename one'
             )
-        videos[clip] = path
-    if not videos:
+    if not found:
         raise ValueError(
             f'--video_dir={video_dir} has no videos ({", ".join(VIDEO_EXTENSIONS)})'
         )
-    return videos
+    return found
 
 
-def _walked(video_dir):
-    found = []
+def _walked(video_dir, onerror):
+    found, odd_tops = [], []
     for folder, subfolders, files in os.walk(
-        video_dir, onerror=_refuse, followlinks=True
+        video_dir, onerror=onerror, followlinks=True
     ):
         within = os.path.relpath(folder, video_dir)
-        # A folder named like a video is reported as one that cannot be read, except
-        # where classes stand.
-        odd = [name for name in subfolders if within != '.' and _is_video(name)]
-        subfolders[:] = [n for n in subfolders if n not in odd and n[0] != '.']
+        # A folder named like a video is reported as one that cannot be read; where
+        # classes stand, only if no video is in it.
+        odd = [name for name in subfolders if _is_video(name)]
+        if within == '.':
+            odd, odd_tops = [], odd
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if name not in odd
+            and name[0] != '.'
+            and not _leads_back(os.path.join(folder, name))
+        ]
         names = odd + [name for name in files if _is_video(name)]
         found += [os.path.normpath(os.path.join(within, name)) for name in names]
+    for name in odd_tops:
+        if not any(path.startswith(name + os.sep) for path in found):
+            reason = 'it is a folder without videos, not a video'
+            onerror(OSError(errno.EISDIR, reason, os.path.join(video_dir, name)))
     return sorted(found)
 
 
-def _refuse(error):
-    raise ValueError(f'{error.filename}: {error.strerror}') from error
+def _leads_back(folder):
+    """Whether `folder` is a link to one of the folders above it."""
+    parents = pathlib.Path(os.path.abspath(folder)).parents
+    return os.path.islink(folder) and any(os.path.samefile(folder, p) for p in parents)
 
 
 def _is_video(name):
@@ -78,26 +109,47 @@ def _is_video(name):
 def _listed(video_dir, list_file):
     try:
         with open(list_file, encoding='utf-8-sig', errors='surrogateescape') as file:
-            lines = [line.strip() for line in file]
+            text = file.read()
     except OSError as error:
         raise ValueError(f'--list={list_file}: {error.strerror}') from error
+    if '\0' in text:
+        raise ValueError(f'--list={list_file} is no UTF-8 text: save it as UTF-8')
     found = []
-    for line in filter(None, lines):
-        if not os.path.exists(os.path.join(video_dir, line)):
-            line = re.sub(r'\s+\d+$', '', line)
-        found.append(os.path.relpath(os.path.join(video_dir, line), video_dir))
+    for number, line in enumerate(map(str.strip, text.split('\n')), start=1):
+        if not line:
+            continue
+        path = os.path.join(video_dir, line)
+        if not os.path.exists(path):
+            path = re.sub(r'\s+\d+$', '', path)
+        within = os.path.relpath(path, video_dir)
+        if within.startswith(os.pardir + os.sep):  # --video_dir may be a link
+            real = os.path.realpath(video_dir)
+            within = os.path.relpath(os.path.realpath(path), real)
+        try:
+            clip_name(within)
+        except ValueError as error:
+            raise ValueError(f'--list={list_file}, line {number}: {error}') from error
+        found.append(within)
+    if not found:
+        raise ValueError(
+            f'--list={list_file} names no video: write a path below --video_dir a line'
+        )
     return found
 
 
 def clip_name(path):
-    """'Class/stem' of a video's path below --video_dir; ValueError if it has no class.
+    """'Class/stem' of a video's path below --video_dir; ValueError if it has none.
 
     The class is the first folder, or stands in the name as UCF101 writes it.
     """
     parts = path.split(os.sep)
     stem = os.path.splitext(parts[-1])[0]
+    if parts[0] == os.pardir:
+        raise ValueError(f'{path} lies outside --video_dir: name videos below it')
     if len(parts) > 1:
-        return f'{parts[0]}/{stem}'
+        clip = f'{parts[0]}/{stem}'
+        clips.frames_path('', clip)
+        return clip
     match = UCF101_NAME.match(stem)
     if not match:
         raise ValueError(
@@ -105,6 +157,107 @@ def clip_name(path):
             'move it into a folder named by its class'
         )
     return f'{UCF101_FOLDERS.get(match[1], match[1])}/{stem}'
+
+
+def printable(text):
+    """`text` on one line of a terminal: control characters and stray bytes escaped."""
+    return ''.join(
+        c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+    )
+
+
+def is_utf8(path):
+    """Whether OpenCV takes `path`: at a name that is not UTF-8 it crashes."""
+    return not re.search(r'[\ud800-\udfff]', path)
+
+
+def open_video(path):
+    """Opens a video of any kind; ValueError or OSError with the reason if it fails."""
+    if not is_utf8(path):
+        raise ValueError('its name is not UTF-8: rename it')
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise ValueError('there is no such file') from error
+    if not stat.S_ISREG(mode):
+        raise ValueError('it is a folder or device, not a file')
+    with open(path, 'rb') as file:
+        if not file.read(1):
+            raise ValueError('the file is empty')
+    # One thread, as the processes share the cores already. Phone videos are turned
+    # upright by the backend, which reads their rotation.
+    one_thread = [cv2.CAP_PROP_N_THREADS, 1]
+    path = os.path.join(os.curdir, path)  # FFmpeg takes my:folder for a protocol
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, one_thread)
+    if not capture.isOpened():
+        raise ValueError('it cannot be opened as a video')
+    return capture
+
+
+def frames_of(capture):
+    """Yields what an opened video has, uint8 [height, width, 3] BGR, upright."""
+    while True:
+        whole, frame = capture.read()
+        if not whole:
+            return
+        yield frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+
+
+def truncation(path, frames, header_frames):
+    """How a video breaks off.
+
+    Headers also count what is not there to be seen. In mp4 and mov that is what an edit
+    list hides, as in every video trimmed on a phone; where there is no count, sound may
+    outlast the pictures and time need not begin at 0. So where too few frames came, a
+    second look decides.
+
+    Args:
+      path: the video.
+      frames: number of frames that decoded.
+      header_frames: what its header says; 0 where it says nothing.
+
+    Returns:
+      str, '' if nothing, or next to nothing, is missing.
+    """
+    if not _lacks(frames, header_frames):
+        return ''
+    capture = _open_unedited(path)
+    places = list(_places(capture))
+    if not path.lower().endswith(UNCOUNTED_EXTENSIONS):
+        missing = _lacks(len(places), header_frames)
+    else:
+        header_frames -= places[0] if places[0] < header_frames else 0
+        second = capture.get(cv2.CAP_PROP_FPS)
+        missing = _lacks(max(places) - places[0] + 1, header_frames, second)
+    if not missing:
+        return ''
+    return (
+        f'{frames} of {header_frames:.0f} frames decode, the rest is missing or '
+        'damaged (--keep_truncated takes it as it is)'
+    )
+
+
+def _lacks(frames, header_frames, tolerated=0):
+    return header_frames - frames > max(2, tolerated, 0.05 * header_frames)
+
+
+def _open_unedited(path):
+    """Opens a video without regard to its edit list."""
+    name = 'OPENCV_FFMPEG_CAPTURE_OPTIONS'
+    before = os.environ.get(name)
+    os.environ[name] = 'ignore_editlist;1'
+    try:
+        return open_video(path)
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _places(capture):
+    """Yields the times of an opened video's frames, at the header's frames a second."""
+    while capture.grab():
+        yield capture.get(cv2.CAP_PROP_PTS)
 
 
 def parse_shard(text):

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -45,15 +46,14 @@ def run(function, tasks, count, folder=None):
                 process, task = busy.pop(pipe)
                 try:
                     result, death = pipe.recv(), ''
-                except EOFError:
+                except (EOFError, ConnectionError):  # the latter left its task unread
                     process.join()
                     result, death = None, f'its process died ({process.exitcode})'
                 following = next(waiting, None)
                 if following is not None and death:
                     _begin(context, function, folder, processes, busy, following)
                 elif following is not None:
-                    pipe.send(following)
-                    busy[pipe] = process, following
+                    _give(busy, pipe, process, following)
                 yield task, result, death
     finally:
         for process in processes:
@@ -69,14 +69,23 @@ def _begin(context, function, folder, processes, busy, task):
         target=_work, args=(theirs, function, folder), daemon=True
     )
     # Ctrl-C reaches every process of a terminal; only the parent decides what it means.
-    # A signal that is ignored here stays ignored in the new process from its start.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process.start()
-    signal.signal(signal.SIGINT, handler)
+    # A signal that is blocked here stays blocked in the new process from its start, and
+    # waits for the parent. The tracker, which start() needs, would unblock it.
+    multiprocessing.resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+        processes.append(process)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     theirs.close()
-    processes.append(process)
-    ours.send(task)
-    busy[ours] = process, task
+    _give(busy, ours, process, task)
+
+
+def _give(busy, pipe, process, task):
+    with contextlib.suppress(ConnectionError):  # it has died, as reading will tell
+        pipe.send(task)
+    busy[pipe] = process, task
 
 
 def _work(pipe, function, folder):

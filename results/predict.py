@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
 
+import model
 import optical_flow
 from data import clips
 from data import videos
@@ -61,47 +62,17 @@ def open_source(source):
     """Opens a video file or camera; returns (capture, frames or None, rate).
 
     Raises:
-      ValueError: it cannot be opened; names it and the reason.
+      ValueError, OSError: it cannot be opened; gives the reason.
     """
     if isinstance(source, int):
         capture, frames = cv2.VideoCapture(source), None
         if not capture.isOpened():
-            raise ValueError(f'--video={source}: there is no such camera')
+            raise ValueError('there is no such camera')
     else:
-        try:
-            capture = optical_flow.open_video(source)
-        except (ValueError, OSError) as error:
-            raise ValueError(f'{source}: {error}') from error
+        capture = videos.open_video(source)
         frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) or None
     rate = capture.get(cv2.CAP_PROP_FPS)
     return capture, frames, rate if 1 <= rate <= 1000 else USUAL_RATE
-
-
-def frames_and_flow(capture, preprocessing, with_flow=True):
-    """Yields (frame as it is, frame resized, field of flow from the one before).
-
-    Args:
-      capture: an opened video.
-      preprocessing: {'flow', 'bound', 'size'} as run.json keeps it.
-      with_flow: False saves the time; then, and at the first frame, the field is None.
-    """
-    flow_between = optical_flow.flow_function(*preprocessing['flow'].split('-'))
-    before = None
-    while True:
-        whole, frame = capture.read()
-        if not whole:
-            return
-        if frame.ndim == 2:
-            frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
-        resized = optical_flow.resize(frame, preprocessing['size'])
-        field = None
-        if with_flow:
-            grey = cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
-            if before is not None:
-                flow = flow_between(before, grey)
-                field = clips.quantize_flow(flow, preprocessing['bound'])
-            before = grey
-        yield frame, resized, field
 
 
 def sliding_windows(items, length, stride):
@@ -179,12 +150,15 @@ def predict_windows(net, stored, capture, length, stride, steps):
 
     Yields:
       (first frame, frames, pixels, probabilities float [C]).
+
+    Raises:
+      ValueError: a window has one frame only, or the network no finite answer.
     """
     settings = stored['settings']
-    streams = inference.streams_of_run(settings)
+    streams = model.streams_of_run(settings)
     stream_of_items = (
         (resized, field)
-        for _, resized, field in frames_and_flow(
+        for _, resized, field in optical_flow.frames_and_flow(
             capture, stored['preprocessing'], 'motion' in streams
         )
     )
@@ -192,6 +166,10 @@ def predict_windows(net, stored, capture, length, stride, steps):
         pixels = sampled_window(window, streams, steps, settings['stack_length'])
         feed = inference.feed_of(net, pixels)
         (probabilities,) = net.session.run(net.probabilities, feed)
+        if not np.isfinite(probabilities).all():
+            raise ValueError(
+                'the network gives no finite probability; the training diverged'
+            )
         yield first, len(window), pixels, probabilities
 
 
@@ -244,7 +222,12 @@ def predict_video(net, stored, source, values, steps):
     finally:
         progress.close()
         capture.release()
-    check_whole(source, frames, header_frames, values.keep_truncated)
+    if not frames:
+        raise ValueError('no frame decodes')
+    if not (live or values.keep_truncated):
+        reason = videos.truncation(source, frames, header_frames or 0)
+        if reason:
+            raise ValueError(reason)
     seconds = time.perf_counter() - begun
     result = {
         'video': str(source),
@@ -256,21 +239,6 @@ def predict_video(net, stored, source, values, steps):
         'real_time_factor': seconds / (frames / rate),
     }
     return result, *best[1:]
-
-
-def check_whole(source, frames, header_frames, keep_truncated):
-    """Raises ValueError where a video has no frames or breaks off; as optical_flow.py,
-    which also knows containers that hold no count of frames."""
-    if not frames:
-        raise ValueError(f'{source}: no frame decodes')
-    header = header_frames or 0
-    uncounted = str(source).lower().endswith(optical_flow.UNCOUNTED_EXTENSIONS)
-    if keep_truncated or uncounted or header - frames <= max(2, 0.05 * header):
-        return
-    raise ValueError(
-        f'{source}: {frames} of {header} frames decode, the rest is missing or damaged '
-        '(--keep_truncated takes it as it is)'
-    )
 
 
 def moment(windows):
@@ -286,7 +254,8 @@ def moment(windows):
 def print_prediction(result):
     """Prints a video's five best classes, its timeline and how fast it went."""
     frames, rate = result['frames'], result['frames_per_second']
-    print(f'{result["video"]}: {frames:,} frames, {frames / rate:.1f} s')
+    video = videos.printable(result['video'])
+    print(f'{video}: {frames:,} frames, {frames / rate:.1f} s')
     for name, probability in result['best']:
         print(f'  {probability:6.1%}  {name}')
     if len(result['timeline']) > 1:
@@ -316,7 +285,8 @@ def write_overlay(path, source, timeline, preprocessing):
     capture, _, rate = open_source(source)
     writer, place = None, 0
     fourcc = cv2.VideoWriter_fourcc(*('mp4v' if path.endswith('.mp4') else 'MJPG'))
-    for number, (frame, _, field) in enumerate(frames_and_flow(capture, preprocessing)):
+    items = optical_flow.frames_and_flow(capture, preprocessing)
+    for number, (frame, _, field) in enumerate(items):
         if writer is None:
             size = frame.shape[1::-1]
             writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, fourcc, rate, size)
@@ -347,8 +317,15 @@ def predict_videos(values, stored, checkpoint, steps):
     Raises:
       ValueError: a flag is wrong, or no video is where it says.
     """
-    found = [pair for given in values.video for pair in find(given)]
-    if values.overlay and (len(found) > 1 or isinstance(found[0][1], int)):
+    found = {}
+    for name, source in (pair for given in values.video for pair in find(given)):
+        if found.setdefault(name, source) != source:
+            raise ValueError(
+                f'--video: {found[name]} and {source} would both write {name}.json: '
+                'take one at a time, each with its own --out_dir'
+            )
+    is_file = [isinstance(source, str) for source in found.values()]
+    if values.overlay and is_file != [True]:
         raise ValueError(f'--overlay={values.overlay} needs one --video that is a file')
     if (values.window_stride or 0) > values.window_seconds:
         raise ValueError(
@@ -361,7 +338,7 @@ def predict_videos(values, stored, checkpoint, steps):
     failed = {}
     with tf.Graph().as_default(), tf.Session() as session:
         net = inference.network(session, stored, checkpoint, values.explain)
-        for name, source in found:
+        for name, source in found.items():
             out = os.path.join(out_dir, name)
             try:
                 result, pixels, label = predict_video(
@@ -390,9 +367,10 @@ def predict_videos(values, stored, checkpoint, steps):
                     pictures.draw_explanation(path, pixels, maps, title)
                     print(f'  {path}')
             except (ValueError, OSError, cv2.error) as error:
-                failed[name] = ' '.join(str(error).split())
+                named = source if isinstance(source, str) else f'--video={source}'
+                failed[name] = f'{named}: {" ".join(str(error).split())}'
     for reason in failed.values():
-        print(reason)
+        print(videos.printable(reason))
     if failed:
         print(f'{len(failed)} of {len(found)} videos failed')
     return 1 if failed else 0

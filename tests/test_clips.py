@@ -155,11 +155,12 @@ def test_names_that_leave_the_folder_are_refused(clip):
 
 def row_of(clip, status='ok'):
     row = dict.fromkeys(clips.COLUMNS, '')
-    return {**row, 'clip': clip, 'frames': 3, 'fps': 29.97, 'status': status}
+    numbers = {'frames': 3, 'fps': 29.97, 'bound': 20.0, 'size': 224}
+    return {**row, **numbers, 'clip': clip, 'status': status}
 
 
 def test_index_round_trip(tmp_path):
-    names = ['B/two', 'A/a, "b" \n é', 'A/\udcff']
+    names = ['B/two', 'A/a, "b" \n é', 'A/\udcff', 'A/\r', 'A/\r\n']
     rows = [row_of(name) for name in names] + [row_of('C/bad', 'truncated')]
     clips.write_index(tmp_path / 'clips.csv', rows)
     index = clips.read_index(str(tmp_path))
@@ -167,6 +168,12 @@ def test_index_round_trip(tmp_path):
     assert index['B/two']['frames'] == 3 and index['B/two']['fps'] == 29.97
     assert index['B/two']['width'] is None
     assert 'C/bad' in clips.read_index(str(tmp_path), ok_only=False)
+    clips.write_index(tmp_path / 'clips.csv', [row_of('B/two'), row_of('A/a')])
+    written = (tmp_path / 'clips.csv').read_bytes()
+    # as an older version and as a spreadsheet write it
+    for content in (written.replace(b'\r\n', b'\n'), b'\xef\xbb\xbf' + written):
+        (tmp_path / 'clips.csv').write_bytes(content)
+        assert list(clips.read_index(str(tmp_path))) == ['A/a', 'B/two']
 
 
 def test_missing_or_damaged_index_says_the_way_out(tmp_path):
@@ -175,9 +182,18 @@ def test_missing_or_damaged_index_says_the_way_out(tmp_path):
     (tmp_path / 'clips.csv').write_text('clip,label\nA/a,1\n')
     with pytest.raises(ValueError, match=r'clips\.csv does not have the columns'):
         clips.read_index(str(tmp_path))
-    clips.write_index(tmp_path / 'clips.csv', [{**row_of('A/a'), 'frames': 'x'}])
-    with pytest.raises(ValueError, match=r'clips\.csv: a row is damaged'):
-        clips.read_index(str(tmp_path))
+    clips.write_index(tmp_path / 'clips.csv', [row_of('A/a')])
+    whole = (tmp_path / 'clips.csv').read_text()
+    for old, new in (
+        (',3,', ',x,'),
+        (',3,', ',,'),
+        ('ok,', 'ok,,'),
+        (',ok,', ''),
+        ('A/a', '"A/a' + 200_000 * 'x'),
+    ):
+        (tmp_path / 'clips.csv').write_text(whole.replace(old, new))
+        with pytest.raises(ValueError, match=r'clips\.csv: a row is damaged.* delete'):
+            clips.read_index(str(tmp_path))
 
 
 def test_lost_bytes_are_noticed(stored, tmp_path):

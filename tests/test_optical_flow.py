@@ -1,6 +1,7 @@
 """optical_flow.py: exact flow, honest failures, and runs that may be killed."""
 
 import fcntl
+import functools
 import os
 import pathlib
 import resource
@@ -9,16 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import cv2
 import numpy as np
 import pytest
 
 import optical_flow
+from data import check
 from data import clips
 from data import preview
 from data import runs
 from data import videos
+from data import workers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = '--frame_size=64'
@@ -131,7 +135,8 @@ def test_stored_pair_is_exactly_what_it_should_be(drawn, undisturbed):
     for clip, row in index.items():
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         source = drawn / row['source']
-        frames = [cv2.resize(f, (64, 64)) for f in optical_flow.decode(str(source))]
+        decoded = videos.frames_of(videos.open_video(str(source)))
+        frames = [cv2.resize(f, (64, 64), None, 0, 0, cv2.INTER_AREA) for f in decoded]
         grey = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
         flow = [
             dis.calc(one, two, None) for one, two in zip(grey, grey[1:], strict=False)
@@ -203,6 +208,9 @@ def broken_folder(folder):
     (folder / 'A/folder.avi').mkdir()
     (folder / 'A/lost.avi').symlink_to('nowhere')
     draw(folder / 'A/one.avi', frames=1)
+    (folder / 'A/bell\r\n\x1b[31m.avi').touch()
+    (folder / os.fsdecode(b'A/\xff.avi')).write_text('crashes OpenCV')
+    (folder / 'top.avi').mkdir()
     whole = draw(folder / 'A/half.avi', frames=30).read_bytes()
     (folder / 'A/half.avi').write_bytes(whole[: len(whole) // 2])
 
@@ -218,14 +226,19 @@ def test_bad_clips_are_listed_and_the_others_finished(tmp_path, run_script):
         clip = name[:-4]
         assert reason in index[clip]['error'] and index[clip]['status'] != 'ok'
         assert any(clip in x and reason in x for x in done.stdout.splitlines())
+    assert r'A/bell\r\n\x1b[31m  the file is empty' in done.stdout
+    assert r'A/\udcff' in done.stdout and 'not UTF-8: rename' in done.stdout
+    assert 'top.avi' in done.stdout and 'folder without videos' in done.stdout
     assert index['A/half']['status'] == 'truncated'
     assert 0 < index['A/half']['frames'] < index['A/half']['header_frames'] == 30
     assert list(clips.read_index(str(data_dir))) == ['A/fine']
     files = sorted(contents(data_dir))
     assert files == ['clips.csv', 'optical-flow/A/fine.avi', 'resized/A/fine.avi']
     assert hidden(data_dir) == ['lock', 'settings.json']
+    os.remove(tmp_path / 'videos/A/zero.avi')
     run_script('optical_flow.py', *words, '--keep_truncated', code=1)
     assert sorted(clips.read_index(str(data_dir))) == ['A/fine', 'A/half']
+    assert 'A/zero' not in clips.read_index(str(data_dir), ok_only=False)
 
 
 # Stands for optical_flow.py with a fault in it; workers run its top level as well.
@@ -301,18 +314,68 @@ def test_killed_overwrite_leaves_no_mixed_pair(
 
 def test_a_decoder_that_crashes_fails_its_clip_alone(drawn, tmp_path):
     fault = """
-original = optical_flow.open_video
+from data import videos
+original = videos.open_video
 def open_video(path):
     if 'plain' in path:
         os.kill(os.getpid(), signal.SIGSEGV)
     return original(path)
-optical_flow.open_video = open_video
+videos.open_video = open_video
 """
     words = [f'--video_dir={drawn}', f'--data_dir={tmp_path / "data"}', SIZE]
     done = run_driver(tmp_path, fault, *words)
     assert done.returncode == 1
     assert 'A/plain  its process died (-11)' in done.stdout
     assert len(clips.read_index(str(tmp_path / 'data'))) == 5
+
+
+def test_failed_clips_are_named_whatever_fails_later(tmp_path):
+    fault = """
+from data import runs
+def merge(run):
+    raise OSError(28, 'No space left on device', 'D')
+runs.Run.merge = merge
+"""
+    (tmp_path / 'videos/A').mkdir(parents=True)
+    (tmp_path / 'videos/A/zero.avi').touch()
+    words = [f'--video_dir={tmp_path / "videos"}', f'--data_dir={tmp_path / "data"}']
+    done = run_driver(tmp_path, fault, *words)
+    assert done.returncode == 1 and 'A/zero  the file is empty' in done.stdout
+    assert 'No space left' in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+class Deadly:
+    """Kills the process that receives it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_worker_that_dies_before_its_task_fails_it_alone():
+    ended = list(workers.run(Deadly(), ['a', 'b', 'c'], 2))
+    assert sorted(task for task, _, _ in ended) == ['a', 'b', 'c']
+    assert {death for _, _, death in ended} == {'its process died (3)'}
+
+
+def test_ctrl_c_while_a_worker_starts_is_not_lost(request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
+    class Context:
+        def Pipe(self):
+            return os, os  # not reached
+
+        def Process(self, **_):
+            return self
+
+        def start(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        workers._begin(Context(), len, None, [], {}, 'task')
+    blocked = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK)
+    ((_, signals, _),) = workers.run(blocked, [[]], 1)
+    assert signal.SIGINT in signals
 
 
 def assert_gone(group):
@@ -369,8 +432,8 @@ def test_living_runs_are_left_alone_and_dead_ones_merged(drawn, tmp_path):
     data_dir = str(tmp_path)
     settings = {'flow': 'dis-medium', 'bound': 20.0, 'size': 64}
     first = runs.Run(data_dir, settings)
-    row = {**dict.fromkeys(clips.COLUMNS), **settings, 'clip': 'A/a', 'status': 'ok'}
-    first.finish(row)
+    row = {**dict.fromkeys(clips.COLUMNS), **settings, 'clip': 'A/a', 'frames': 3}
+    first.finish({**row, 'status': 'ok'})
     with pytest.raises(ValueError, match='another run works there'):
         runs.Run(data_dir, {**settings, 'size': 96}, overwrite=True)
     second = runs.Run(data_dir, settings)
@@ -395,7 +458,7 @@ def test_living_runs_are_left_alone_and_dead_ones_merged(drawn, tmp_path):
 
 def test_failure_of_one_run_does_not_undo_another(tmp_path):
     settings = {'flow': 'dis-medium', 'bound': 20.0, 'size': 64}
-    row = {**dict.fromkeys(clips.COLUMNS), 'clip': 'A/a', **settings}
+    row = {**dict.fromkeys(clips.COLUMNS), 'clip': 'A/a', 'frames': 3, **settings}
     run = runs.Run(str(tmp_path), settings)
     run.finish({**row, 'status': 'ok'})
     run.finish({**row, 'status': 'error', 'error': 'disk full'})
@@ -469,10 +532,13 @@ def test_a_full_disk_is_named(drawn, tmp_path):
         (['--flow=magic'], '--flow'),
         (['--dis_preset=slow'], '--dis_preset'),
         (['--frame_size=x'], '--frame_size'),
+        (['--frame_size=65'], 'even'),
+        (['--flow_bound=nan'], 'finite'),
         (['--workers=-1'], '--workers'),
         (['stray'], 'stray'),
         ([], '--data_dir'),
         (['--data_dir=D'], '--video_dir'),
+        (['--data_dir=D\udcff', '--check'], 'is not UTF-8'),
         (['--data_dir=D', '--video_dir=absent'], '--video_dir=absent'),
         (['--data_dir=D', '--video_dir=tests/bench'], '--video_dir=tests/bench'),
         (['--data_dir=D', '--check'], 'clips.csv is missing'),
@@ -486,6 +552,58 @@ def test_wrong_use_ends_in_one_line(words, expected, run_script):
     done = run_script('optical_flow.py', *words, code=1)
     assert expected in done.stderr and len(done.stderr.splitlines()) == 1
     assert not os.path.exists(ROOT / 'D')
+
+
+def test_stored_files_are_not_taken_for_videos(undisturbed, tmp_path):
+    data_dir = tmp_path / 'data'
+    shutil.copytree(undisturbed, data_dir)
+    (tmp_path / 'link').symlink_to('data/resized')
+    before = contents(data_dir)
+    for folder in ('link', 'data/optical-flow/A'):
+        values = types.SimpleNamespace(
+            video_dir=str(tmp_path / folder), data_dir=str(data_dir)
+        )
+        with pytest.raises(ValueError, match='--video_dir=.* lies in --data_dir'):
+            optical_flow.preprocess(values, {})
+    row = converted(tmp_path / 'link', data_dir, 'A/plain.avi')
+    assert 'itself a stored file' in row['error']
+    assert contents(data_dir) == before
+
+
+def converted(video_dir, data_dir, path):
+    settings = {'flow': 'dis-ultrafast', 'bound': 20.0, 'size': 64}
+    task = (path.partition('.')[0], path)
+    return optical_flow.convert(
+        str(video_dir), str(data_dir), str(data_dir), settings, False, task
+    )
+
+
+def test_folders_may_look_like_protocols(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / 'my:vid/A/x.avi')
+    os.mkdir('out:1')
+    row = converted('my:vid', 'out:1', 'A/x.avi')
+    assert (row['status'], row['source']) == ('ok', 'A/x.avi')
+    assert clips.read_flow('out:1', 'A/x').shape == (7, 64, 64, 2)
+
+
+def test_failed_renames_take_nothing_from_another_run(tmp_path):
+    draw(tmp_path / 'videos/A/x.avi')
+    blocked = tmp_path / 'optical-flow/A/x.avi'
+    blocked.mkdir(parents=True)
+    row = converted(tmp_path / 'videos', tmp_path, 'A/x.avi')
+    assert row['error'] == f'Is a directory: {blocked}'
+    stored = tmp_path / 'resized/A/x.avi'
+    assert not stored.exists() and not list(tmp_path.glob('*.avi'))
+    stored.write_text('of another run')
+    converted(tmp_path / 'videos', tmp_path, 'A/x.avi')
+    assert stored.exists() and blocked.is_dir()
+
+
+def test_what_is_not_whole_asks_for_the_reason(tmp_path):
+    (tmp_path / 'x.avi').write_bytes(b'RIFF')
+    with pytest.raises(ValueError, match='is the disk full'):
+        optical_flow._assert_whole(str(tmp_path / 'x.avi'), 3)
 
 
 def test_names_become_clips():
@@ -516,7 +634,7 @@ def test_list_chooses_videos(tmp_path):
     found = videos.find_videos(str(tmp_path), str(tmp_path / 'list.txt'))
     assert found == {'A/x y 1': 'A/x y 1.avi', 'A/z': 'A/z.avi', 'A/no': 'A/no.avi'}
     (tmp_path / 'list.txt').write_text('../elsewhere/x.avi\n')
-    with pytest.raises(ValueError, match='not a name'):
+    with pytest.raises(ValueError, match='line 1: .* lies outside'):
         videos.find_videos(str(tmp_path), str(tmp_path / 'list.txt'))
 
 
@@ -539,18 +657,12 @@ def rotated(path, degrees):
 
 def test_phone_video_comes_upright(tmp_path):
     plain = draw(tmp_path / 'plain.mp4', fourcc='mp4v', shift=(0, 0), frames=2)
-    straight = next(optical_flow.decode(str(plain)))
+    straight = next(videos.frames_of(videos.open_video(str(plain))))
     for degrees, code in ((90, cv2.ROTATE_90_CLOCKWISE), (180, cv2.ROTATE_180)):
         phone = shutil.copy(plain, tmp_path / f'{degrees}.mp4')
         rotated(phone, degrees)
-        upright = next(optical_flow.decode(str(phone)))
+        upright = next(videos.frames_of(videos.open_video(str(phone))))
         np.testing.assert_array_equal(upright, cv2.rotate(straight, code))
-
-
-def test_decode_names_the_file_it_cannot_open(tmp_path):
-    (tmp_path / 'x.avi').touch()
-    with pytest.raises(ValueError, match=r'x\.avi: the file is empty'):
-        next(optical_flow.decode(str(tmp_path / 'x.avi')))
 
 
 def test_grey_video_has_three_channels(tmp_path):
@@ -558,7 +670,7 @@ def test_grey_video_has_three_channels(tmp_path):
     writer = clips.open_flow_writer(path, 32, 25)
     writer.write(np.full((32, 64), 77, np.uint8))
     writer.release()
-    (frame,) = optical_flow.decode(path)
+    (frame,) = videos.frames_of(videos.open_video(path))
     assert frame.shape == (32, 64, 3) and (frame == 77).all()
 
 
@@ -567,11 +679,14 @@ def test_resize_of_large_pictures_averages():
     fine[:, ::2] = 254  # stripes that no 64 columns can show
     np.testing.assert_allclose(optical_flow.resize(fine, 64), 127, atol=1)
     assert optical_flow.resize(texture(121, 37), 64).shape == (64, 64, 3)
+    wide = texture(360, 640)
+    averaged = cv2.resize(wide, (224, 224), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(optical_flow.resize(wide, 224), averaged)
 
 
 def test_colours_of_flow():
     flow = np.array([[[0, 0], [2, 0], [0, 2], [-2, 0], [0, -2], [1, 0]]], np.float32)
-    colours = optical_flow.flow_to_color(flow)[0].astype(int)
+    colours = preview.flow_to_color(flow)[0].astype(int)
     still, right, down, left, up, half = colours
     assert (still == 255).all()
     np.testing.assert_array_equal(right, [0, 0, 255])  # BGR: red
@@ -588,9 +703,21 @@ def test_colours_of_flow():
 def test_preview_writes_sheets(undisturbed, tmp_path, run_script):
     data_dir = tmp_path / 'data'
     shutil.copytree(undisturbed, data_dir)
-    run_script('optical_flow.py', f'--data_dir={data_dir}', '--preview=2')
+    (data_dir / 'resized/B/still.avi').write_bytes(b'RIFF')
+    words = ['optical_flow.py', f'--data_dir={data_dir}', '--preview=6']
+    done = run_script(*words, code=1)
+    assert done.stderr == '' and 'B/still' in done.stdout.splitlines()[-1]
     sheets = [cv2.imread(str(path)) for path in data_dir.glob('preview/*/*.png')]
-    assert [sheet.shape for sheet in sheets] == [(5 * 64, 3 * 64, 3)] * 2
+    assert [sheet.shape for sheet in sheets] == [(5 * 64, 3 * 64, 3)] * 5
+    for size in (64, 224):
+        legend = preview._wheel(size, 88.8)
+        written = (legend[size:] < 128).any((0, 2))
+        # its height can be read, and it ends before the picture does
+        assert written[: size - 2].sum() > 30 and not written[-1]
+        assert (legend[size:] < 128).any((1, 2)).sum() >= 12
+    clips.write_index(data_dir / 'clips.csv', [])
+    done = run_script(*words)
+    assert done.stdout == 'no clip is ready, so there is no preview\n'
 
 
 def store_flow(data_dir, clip, change):
@@ -602,7 +729,7 @@ def store_flow(data_dir, clip, change):
     writer.release()
 
 
-def test_check_finds_what_does_not_hold(undisturbed, tmp_path, run_script):
+def test_check_finds_what_does_not_hold(drawn, undisturbed, tmp_path, run_script):
     data_dir = tmp_path / 'data'
     shutil.copytree(undisturbed, data_dir)
     store_flow(data_dir, 'A/plain', lambda flow: flow[:-1])
@@ -623,6 +750,16 @@ def test_check_finds_what_does_not_hold(undisturbed, tmp_path, run_script):
         lines = done.stdout.splitlines()
         assert any(clip in line and problem in line for line in lines), problem
     assert '6 clips checked, 6 wrong' in done.stdout
+    assert '4 of them are outdated now' in done.stdout
+    os.remove(data_dir / 'resized/A/extra.avi')
+    words = [f'--video_dir={drawn}', f'--data_dir={data_dir}', SIZE]
+    run_script('optical_flow.py', *words)
+    assert contents(data_dir).keys() == contents(undisturbed).keys()
+    for row in clips.read_index(str(data_dir)).values():
+        assert check.problems_of(str(data_dir), row)[1] is False
+    row = {**row, 'status': 'outdated', 'error': ''}
+    assert 'makes it again' in check.problems_of(str(data_dir), row)[0]
+    assert 'without a status' in check.problems_of('', {**row, 'status': ''})[0]
 
 
 @pytest.mark.slow
@@ -762,7 +899,7 @@ def test_fidelity_of_real_frames(real_clips, tmp_path, run_script):
     decibels = []
     for clip, row in clips.read_index(str(tmp_path)).items():
         source = str(video_dir / row['source'])
-        frames = optical_flow.decode(source)
+        frames = videos.frames_of(videos.open_video(source))
         exact = np.stack([cv2.resize(frame, (224, 224)) for frame in frames])
         decibels.append(cv2.PSNR(clips.read_frames(str(tmp_path), clip), exact))
     print(min(decibels), np.median(decibels))

@@ -1,10 +1,13 @@
 """Prediction and export of tiny runs, against evaluation of the same clips."""
 
+import collections
 import json
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import cv2
 import narrow
@@ -92,7 +95,7 @@ def test_samples_are_those_of_the_stored_clip(tiny_runs):
     capture, frames, rate = predict.open_source(source)
     assert (frames, rate) == (row['frames'], 25)
     cv2.setNumThreads(1)
-    items = predict.frames_and_flow(capture, clips.preprocessing_of([row]))
+    items = optical_flow.frames_and_flow(capture, clips.preprocessing_of([row]))
     window = [(resized, field) for _, resized, field in items]
     found = predict.sampled_window(window, ('spatial', 'motion'), 5, 3)
     for stream in ('spatial', 'motion'):
@@ -104,19 +107,6 @@ def test_one_frame_has_no_flow():
     frame = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match='one frame only'):
         predict.sampled_window([(frame, None)], ('spatial',), 5, 3)
-
-
-@pytest.mark.parametrize('header, frames, whole', [(100, 94, False), (100, 95, True)])
-def test_videos_that_break_off(header, frames, whole):
-    if whole:
-        predict.check_whole('a.avi', frames, header, False)
-    else:
-        with pytest.raises(ValueError, match='--keep_truncated'):
-            predict.check_whole('a.avi', frames, header, False)
-    predict.check_whole('a.avi', frames, header, True)
-    predict.check_whole('a.mkv', frames, header, False)
-    with pytest.raises(ValueError, match='no frame decodes'):
-        predict.check_whole('a.avi', 0, header, True)
 
 
 # -- videos ----------------------------------------------------------------------------
@@ -179,7 +169,7 @@ def test_windows_overlay_and_maps(tiny_runs, tmp_path, capsys):
         frames.append(frame)
     assert len(frames) == 130 and frames[0].shape == (72, 80, 3)
     # the inset is the flow of that moment
-    items = predict.frames_and_flow(
+    items = optical_flow.frames_and_flow(
         predict.open_source(str(video))[0],
         {'flow': 'dis-ultrafast', 'bound': 20.0, 'size': tiny.SIZE},
     )
@@ -196,12 +186,45 @@ def test_bad_videos_among_good_ones(tiny_runs, tmp_path, capsys):
     (folder / 'empty.mp4').write_bytes(b'')
     (folder / 'text.avi').write_text('no video')
     tiny.draw_video(folder / 'one.avi', 1, 5)
+    code = cv2.VideoWriter_fourcc(*'MJPG')
+    path = str(folder / 'cut.mkv')
+    writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, code, 25.0, (64, 48))
+    for t in range(100):
+        writer.write(np.full((48, 64, 3), t, np.uint8))
+    writer.release()
+    os.truncate(path, os.path.getsize(path) // 2)
     found = predicted(tiny_runs / 'hybrid', tmp_path / 'out', folder, code=1)
     assert list(found) == ['good.avi']
     printed = capsys.readouterr().out
     assert 'empty.mp4: the file is empty' in printed
     assert 'text.avi: it cannot be opened as a video' in printed
-    assert 'one frame only' in printed and '3 of 4 videos failed' in printed
+    assert 'one.avi: one frame only' in printed and '4 of 5 videos failed' in printed
+    assert 'cut.mkv: ' in printed and ' of 100 frames decode' in printed
+    found = predicted(
+        tiny_runs / 'hybrid', tmp_path / 'cut', path, keep_truncated=True
+    )
+    assert 2 < found['cut.mkv']['frames'] < 60
+
+
+def test_two_videos_of_one_name_are_refused(tiny_runs, tmp_path):
+    for folder in 'ab':
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'x.avi').touch()
+    given = [str(tmp_path / folder) for folder in 'ab']
+    with pytest.raises(ValueError, match=r'a/x\.avi and .*b/x\.avi .*--out_dir'):
+        evaluate.main(tiny.flags(tiny_runs / 'hybrid', video=given))
+
+
+def test_probabilities_that_are_not_finite_are_refused(tiny_runs):
+    stored = checkpoints.read(tiny_runs / 'hybrid')
+    video = tiny_runs / 'videos' / 'Run' / 'v_Run_g01_c01.avi'
+    capture, _, _ = predict.open_source(str(video))
+    session = types.SimpleNamespace(run=lambda *_: [np.full(3, np.nan)])
+    net = types.SimpleNamespace(
+        session=session, probabilities=None, inputs=collections.defaultdict(str)
+    )
+    with pytest.raises(ValueError, match='no finite probability'):
+        list(predict.predict_windows(net, stored, capture, 9, 9, 3))
 
 
 def test_cameras(tiny_runs, tmp_path, capsys, monkeypatch):
@@ -221,7 +244,7 @@ def test_cameras(tiny_runs, tmp_path, capsys, monkeypatch):
             yield resized, resized, np.full((64, 64, 2), 128, np.uint8)
 
     monkeypatch.setattr(predict, 'open_source', lambda _: (capture, None, 25.0))
-    monkeypatch.setattr(predict, 'frames_and_flow', stopped)
+    monkeypatch.setattr(optical_flow, 'frames_and_flow', stopped)
     found = predicted(tiny_runs / 'hybrid', tmp_path, '0', window_seconds=0.6)
     assert len(found['camera0']['timeline']) == 2
     assert capsys.readouterr().out.count('0.6 s to 1.2 s') == 1

@@ -111,10 +111,10 @@ def grey_frames(video_dir, chosen):
     """Up to 300 resized grey frames from all over the chosen videos."""
     pairs = []
     for path in chosen:
-        frames = optical_flow.decode(os.path.join(video_dir, path))
+        capture = videos.open_video(os.path.join(video_dir, path))
         grey = [
             cv2.cvtColor(optical_flow.resize(frame, 224), cv2.COLOR_BGR2GRAY)
-            for frame, _ in zip(frames, range(21), strict=False)
+            for frame, _ in zip(videos.frames_of(capture), range(21), strict=False)
         ]
         pairs += zip(grey, grey[1:], strict=False)
     return pairs[:300]
@@ -142,7 +142,7 @@ def shares(path, folder):
     function = optical_flow.flow_function('dis', 'medium')
     frames_writer = clips.open_frames_writer(f'{folder}/frames.avi')
     flow_writer = clips.open_flow_writer(f'{folder}/flow.avi')
-    frames, previous, count = optical_flow.decode(path), None, 0
+    frames, previous, count = videos.frames_of(videos.open_video(path)), None, 0
     while True:
         stamps = [time.perf_counter()]
         frame = next(frames, None)

@@ -1,0 +1,98 @@
+"""Several runs on one folder: what they take from each other, and damaged state."""
+
+import errno
+import fcntl
+import os
+
+import pytest
+
+from data import clips
+from data import runs
+
+SETTINGS = {'flow': 'dis-medium', 'bound': 20.0, 'size': 64}
+
+
+def row_of(clip, status='ok', source=None):
+    row = {**dict.fromkeys(clips.COLUMNS), **SETTINGS, 'frames': 3, 'clip': clip}
+    return {**row, 'source': source or f'{clip}.avi', 'status': status, 'error': ''}
+
+
+def store(folder, *rows):
+    """Files and rows of clips as if they were made."""
+    for row in rows:
+        for path in (clips.frames_path, clips.flow_path):
+            file = path(str(folder), row['clip'])
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            open(file, 'w').close()
+    clips.write_index(folder / 'clips.csv', rows)
+
+
+def statuses(folder):
+    index = clips.read_index(str(folder), ok_only=False)
+    return {clip: row['status'] for clip, row in index.items()}
+
+
+def test_what_another_run_finished_is_not_taken_back(tmp_path):
+    run = runs.Run(str(tmp_path), SETTINGS)
+    lost = row_of('A/lost')  # its files are gone
+    store(tmp_path, row_of('A/done'), row_of('A/bad', 'error'))
+    clips.write_index(tmp_path / 'clips.csv', [row_of('A/done'), lost])
+    found = {clip: f'{clip}.avi' for clip in ('A/done', 'A/lost', 'A/new')}
+    assert list(run.begin(found)) == ['A/lost', 'A/new']
+    assert statuses(tmp_path) == {'A/done': 'ok', 'A/lost': 'outdated'}
+    run.close()
+
+
+def test_another_video_of_one_name_is_refused(tmp_path):
+    store(tmp_path, row_of('A/x'))
+    run = runs.Run(str(tmp_path), SETTINGS)
+    with pytest.raises(ValueError, match=r'of A/x\.avi, now .* of A/x\.mp4: rename'):
+        run.begin({'A/x': 'A/x.mp4'})
+    assert statuses(tmp_path) == {'A/x': 'ok'}
+    run.close()
+    run = runs.Run(str(tmp_path), SETTINGS, overwrite=True)
+    assert run.begin({'A/x': 'A/x.mp4'}) == {'A/x': 'A/x.mp4'}
+    assert statuses(tmp_path) == {'A/x': 'outdated'}
+    run.close()
+
+
+def test_failures_of_videos_that_are_gone_are_dropped(tmp_path):
+    store(tmp_path, row_of('A/good'), row_of('A/bad', 'error'), row_of('A/b', 'error'))
+    run = runs.Run(str(tmp_path), SETTINGS)
+    run.begin({}, gone=['A/good', 'A/bad', 'A/new'])
+    run.close()
+    assert statuses(tmp_path) == {'A/b': 'error', 'A/good': 'ok'}
+
+
+def test_damaged_clips_are_outdated_unless_made_again_meanwhile(tmp_path):
+    store(tmp_path, row_of('A/x'), row_of('A/y'))
+    seen = list(clips.read_index(str(tmp_path)).values())
+    clips.write_index(tmp_path / 'clips.csv', [row_of('A/x'), row_of('A/y', 'error')])
+    runs.outdate(str(tmp_path), seen)
+    assert statuses(tmp_path) == {'A/x': 'outdated', 'A/y': 'error'}
+
+
+def test_torn_state_is_passed_over(tmp_path):
+    run = runs.Run(str(tmp_path), SETTINGS)
+    with open(os.path.join(run.folder, 'rows.jsonl'), 'w') as file:
+        file.write('{"clip": "A/to{"clip": 1}\n\0\0\0\n')
+    run.finish(row_of('A/x'))
+    os.close(run._owner)  # as its death would
+    (tmp_path / '.optical_flow/settings.json').write_text('')
+    second = runs.Run(str(tmp_path), {**SETTINGS, 'size': 64})
+    assert list(second.index) == ['A/x']
+    second.close()
+
+
+@pytest.mark.parametrize(
+    'number, expected',
+    [(errno.ENOLCK, 'no locks: choose another'), (errno.ENOSPC, 'No space left')],
+)
+def test_errors_of_the_folder_name_it(tmp_path, monkeypatch, number, expected):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, 'flock', refused)
+    with pytest.raises(OSError, match=expected) as caught:
+        runs.Run(str(tmp_path), SETTINGS)
+    assert caught.value.filename == str(tmp_path)
