@@ -3,20 +3,25 @@
     <data_dir>/features/<stream>-<fingerprint>/<Class>/<clip>.npy    float16 [T, D]
 
 The fingerprint covers the network's weights, the layer and how the clip was sampled.
-A feature file carries the modification time of the stored clip it was computed from:
-a clip that was written again has another one, and its features are computed again.
+After the array, a feature file ends in a stamp of the stored clip it was computed from.
+Features of a clip that was written again, and files that were cut, do not end in the
+clip's stamp and are computed again.
 """
 
 import hashlib
 import json
 import os
 import pathlib
-import tempfile
+import socket
 
 import numpy as np
 import tqdm
 
 from data import batches
+from data import clips as stored_clips
+
+# An AVI file ends in the length of every picture, 16 bytes each.
+STAMPED = 1 << 14
 
 
 def directory(data_dir, stream, settings):
@@ -32,22 +37,43 @@ def directory(data_dir, stream, settings):
     return pathlib.Path(data_dir, 'features', f'{stream}-{fingerprint}')
 
 
+def folder_of(settings, cnn):
+    """The folder of a CNN's features, as `settings` and run.json name it."""
+    return pathlib.Path(settings['data_dir'], 'features', cnn['features'])
+
+
+def source_path(data_dir, stream, clip):
+    """The stored file that a clip's features come from."""
+    path = {'spatial': stored_clips.frames_path, 'motion': stored_clips.flow_path}
+    return path[stream](data_dir, clip)
+
+
+def stamp(source):
+    """16 bytes that stand for a stored file: a hash of its size and its end."""
+    with open(source, 'rb') as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - STAMPED))
+        return hashlib.sha256(b'%d ' % size + file.read()).digest()[:16]
+
+
 def is_fresh(path, source):
-    """Whether the feature file exists and belongs to the stored clip as it is now."""
+    """Whether the feature file is whole and of the stored clip as it is now."""
     try:
-        return os.stat(path).st_mtime_ns == os.stat(source).st_mtime_ns
+        with open(path, 'rb') as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 16))
+            return file.read() == stamp(source)
     except FileNotFoundError:
         return False
 
 
-def write(path, features, source, stamp):
-    """Writes float16 features whole or not at all, stamped with the clip's time.
+def write(path, features, source, stamped):
+    """Writes float16 features and the clip's stamp, whole or not at all.
 
     Args:
       path: pathlib.Path of the feature file.
       features: float32 [T, D].
       source: path of the stored clip, for messages.
-      stamp: modification time the clip had before it was read, in nanoseconds.
+      stamped: of `stamp`, taken before the clip was read.
 
     Raises:
       ValueError: a feature is not finite, or too large for float16.
@@ -59,15 +85,29 @@ def write(path, features, source, stamp):
             f'{source}: features are not finite in float16; check the CNN weights'
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix='.tmp')
+    # several machines may fill one folder
+    temporary = path.with_name(f'{path.name}.{socket.gethostname()}-{os.getpid()}.tmp')
     try:
-        with os.fdopen(handle, 'wb') as file:
+        with open(temporary, 'wb') as file:
             np.save(file, stored)
-        os.utime(temporary, ns=(stamp, stamp))
+            file.write(stamped)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def missing(folder, clips, source):
+    """The clips whose features are not there or out of date.
+
+    Args:
+      folder: from `directory`.
+      clips: names 'Class/stem'.
+      source: function clip -> path of the stored file the features come from.
+    """
+    return [c for c in clips if not is_fresh(folder / f'{c}.npy', source(c))]
 
 
 def fill(folder, clips, source, read, extract, workers):
@@ -83,15 +123,33 @@ def fill(folder, clips, source, read, extract, workers):
 
     Returns:
       How many clips were computed.
+
+    Raises:
+      ValueError: a feature is not finite; or clips cannot be read, the others done.
     """
-    missing = [c for c in clips if not is_fresh(folder / f'{c}.npy', source(c))]
-    # a clip that is written again while it is read must count as changed
-    stamps = [os.stat(source(clip)).st_mtime_ns for clip in missing]
-    images = batches.read_ahead(read, missing, workers)
-    progress = tqdm.tqdm(missing, f'{folder.name} features', unit='clip', disable=None)
-    for clip, stamp, clip_images in zip(progress, stamps, images, strict=True):
-        write(folder / f'{clip}.npy', extract(clip_images), source(clip), stamp)
-    return len(missing)
+    todo, failed = missing(folder, clips, source), {}
+
+    def attempt(clip):
+        try:
+            # before the clip is read: what is written meanwhile counts as changed
+            return stamp(source(clip)), read(clip)
+        except (ValueError, OSError) as error:
+            failed[clip] = error
+
+    found = batches.read_ahead(attempt, todo, workers)
+    progress = tqdm.tqdm(todo, f'{folder.name} features', unit='clip', disable=None)
+    for clip, stamped_images in zip(progress, found, strict=True):
+        if stamped_images:
+            stamped, images = stamped_images
+            write(folder / f'{clip}.npy', extract(images), source(clip), stamped)
+    for clip, error in sorted(failed.items()):
+        print(f'{clip}  {error}')
+    if failed:
+        raise ValueError(
+            f'{len(failed)} of {len(todo)} clips cannot be read, as listed above: run '
+            'optical_flow.py --check, then make them again'
+        )
+    return len(todo)
 
 
 def read(folder, clip):
@@ -113,7 +171,7 @@ def sequences(settings, cnns, rows):
     batch = {}
     for stream, cnn in cnns.items():
         if settings['stage'] == 'hybrid':
-            folder = pathlib.Path(settings['data_dir'], 'features', cnn['features'])
+            folder = folder_of(settings, cnn)
             steps = [read(folder, row['clip']) for row in rows]
         else:
             steps = [
@@ -132,10 +190,7 @@ def sequences(settings, cnns, rows):
 
 def scales(settings, cnns, clips):
     """The standard deviation of each stream's features over the clips trained on."""
-    folders = {
-        stream: pathlib.Path(settings['data_dir'], 'features', cnn['features'])
-        for stream, cnn in cnns.items()
-    }
+    folders = {stream: folder_of(settings, cnn) for stream, cnn in cnns.items()}
     found = {s: standard_deviation(f, clips) for s, f in folders.items()}
     for stream, scale in found.items():
         if scale == 0:

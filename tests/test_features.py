@@ -59,11 +59,41 @@ def test_only_the_clip_that_was_written_again_is_computed_again(stored):
     path.write_bytes(bytes([200]))
     assert fill(stored)[1] == 1
     np.testing.assert_array_equal(features.read(folder, 'A/x'), np.full([3, 2], 50))
-    # an older file that was moved in is another file too
+    # another file of the same size and time is another file too
+    stat = os.stat(path)
     path.write_bytes(bytes([100]))
-    os.utime(path, ns=(10**18, 10**18))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert fill(stored)[1] == 1
     np.testing.assert_array_equal(features.read(folder, 'A/x'), np.full([3, 2], 25))
+    # a data set that was copied somewhere else, with new times, is the same one
+    os.utime(path, ns=(10**18, 10**18))
+    assert fill(stored)[1] == 0
+
+
+def test_stamp_tells_size_and_end_of_a_file(tmp_path):
+    path, stamps = tmp_path / 'x.avi', set()
+    for content in (b'', b'a', b'a' * 99999, b'a' * 99998 + b'b', b'a' * 100000):
+        path.write_bytes(content)
+        stamps.add(features.stamp(path))
+    assert len(stamps) == 5 and {len(stamp) for stamp in stamps} == {16}
+
+
+@pytest.mark.parametrize('left', [0, 10, -16, -1])
+def test_features_that_were_cut_are_computed_again(stored, left):
+    folder, _ = fill(stored)
+    path = folder / 'A/x.npy'
+    path.write_bytes(path.read_bytes()[:left])
+    assert fill(stored)[1] == 1
+    np.testing.assert_array_equal(features.read(folder, 'A/x'), np.full([3, 2], 0.25))
+
+
+def test_other_users_may_read_what_was_cached(stored):
+    before = os.umask(0o022)
+    try:
+        folder, _ = fill(stored)
+    finally:
+        os.umask(before)
+    assert os.stat(folder / 'A/x.npy').st_mode & 0o777 == 0o644
 
 
 def test_clip_written_again_while_it_is_read_counts_as_changed(stored):
@@ -94,14 +124,29 @@ def test_a_failure_keeps_what_is_done_and_leaves_no_part(stored, monkeypatch):
     assert fill(stored)[1] == 2
 
 
-def test_interrupted_fill_goes_on(stored):
+def test_a_clip_that_cannot_be_read_is_listed_and_the_others_are_done(stored, capsys):
     def broken(clip):
-        if clip == 'B/z.w':
-            raise ValueError('B/z.w is broken')
+        if clip == 'A/x':
+            raise ValueError('the file ends at 2 of 3 pictures')
         return np.zeros([ROWS[clip], 2], np.uint8)
 
-    with pytest.raises(ValueError, match='B/z.w is broken'):
+    with pytest.raises(ValueError, match='1 of 3 clips cannot be read'):
         fill(stored, read=broken)
+    assert 'A/x  the file ends at 2 of 3 pictures' in capsys.readouterr().out
+    assert fill(stored)[1] == 1
+
+
+def test_interrupted_fill_goes_on(stored):
+    extracted = []
+
+    def interrupted(pictures):
+        extracted.append(pictures)
+        if len(extracted) == 3:
+            raise KeyboardInterrupt
+        return pictures.astype(np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(stored, extract=interrupted)
     assert fill(stored)[1] == 1
 
 
