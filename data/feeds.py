@@ -68,7 +68,6 @@ def held_out_reader(settings, examples, index, cnns):
         chosen = examples[first : first + settings['batch_size']]
         rows = [index[example.clip] for example in chosen]
         feed = {
-            'labels': np.array([example.label for example in chosen]),
             'keep_prob': 1.0,
             'dropout_seed': [0, 0],
         }

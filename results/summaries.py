@@ -13,17 +13,18 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from data import preview
+from results import measures
 from results import pictures
 
 SHOWN = 4  # samples of a batch
 
 
 def scalars(writer, values, step):
-    """Numbers by name; what is None is left out."""
+    """Numbers by name; `step` is the axis, so it is no curve."""
     values = [
         tf.Summary.Value(tag=name, simple_value=value)
         for name, value in values.items()
-        if value is not None
+        if name != 'step'
     ]
     writer.add_summary(tf.Summary(value=values), step)
 
@@ -57,8 +58,7 @@ def confusion(writer, predictions, labels, class_names, step):
       class_names: list of C.
       step: int.
     """
-    matrix = np.zeros([len(class_names)] * 2, int)
-    np.add.at(matrix, (labels, predictions), 1)
+    matrix = measures.confusion_matrix(predictions, labels, len(class_names))
     file = io.BytesIO()
     pictures.draw_confusion(file, matrix, class_names, f'step {step}')
     image(writer, 'confusion', file.getvalue(), step)
@@ -73,7 +73,9 @@ def image(writer, tag, png, step):
 
 
 def histograms(variables):
-    """The op that gives histograms of all variables."""
+    """The op that gives histograms of the variables."""
     return tf.summary.merge(
-        [tf.summary.histogram(variable.op.name, variable) for variable in variables]
+        # the variable's own name is taken, and would become weights_1
+        [tf.summary.histogram(f'{v.op.name}/values', v) for v in variables],
+        name='train/histograms',
     )
