@@ -14,15 +14,16 @@ softmax outputs averaged over these and over crops (two-stream 2014, section 5),
 the accuracy on one sample, which most training logs show and which is lower.
 """
 
+import functools
 import os
 import time
 
+import cv2
 import numpy as np
 
-# TensorFlow's start-up notes would bury the one line that says what is wrong
+# fewer of TensorFlow's notes before the one line that says what is wrong
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # The same for notes on damaged videos: the reasons people read are in our words.
-os.environ.setdefault('OPENCV_LOG_LEVEL', 'OFF')
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 import tensorflow.compat.v1 as tf
 import tqdm
@@ -229,18 +230,10 @@ def score(stored, settings, rows, checkpoint, values):
 
 def check_cached(settings, cnns, names):
     """Raises ValueError where a clip's features are missing or out of date."""
-    path = {'spatial': clips.frames_path, 'motion': clips.flow_path}
     for stream, cnn in cnns.items():
-        folder = features.pathlib.Path(
-            settings['data_dir'], 'features', cnn['features']
-        )
-        lacking = [
-            name
-            for name in names
-            if not features.is_fresh(
-                folder / f'{name}.npy', path[stream](settings['data_dir'], name)
-            )
-        ]
+        folder = features.folder_of(settings, cnn)
+        source = functools.partial(features.source_path, settings['data_dir'], stream)
+        lacking = features.missing(folder, names, source)
         if lacking:
             raise ValueError(
                 f'{folder}: features of {len(lacking)} clips are missing or out of '
@@ -250,17 +243,13 @@ def check_cached(settings, cnns, names):
 
 def check_held_out(stored, examples, class_names, allow_overlap):
     """Whether a clip or its group was trained on; ValueError unless that is allowed."""
-    trained, groups = set(stored['train_clips']), set(stored['train_groups'])
-    for example in examples:
-        group = f'{class_names[example.label]}/{example.group}'
-        if example.clip in trained or group in groups:
-            if allow_overlap:
-                return True
-            raise ValueError(
-                f'{example.clip} or its group was trained on; --allow_overlap scores '
-                'it all the same, which measures memory, not recognition'
-            )
-    return False
+    seen = splits.first_seen(examples, class_names, stored)
+    if seen and not allow_overlap:
+        raise ValueError(
+            f'{seen.clip} or its group was trained on; --allow_overlap scores it all '
+            'the same, which measures memory, not recognition'
+        )
+    return seen is not None
 
 
 def check_scores(found, rows):
@@ -430,6 +419,7 @@ def write(values, stored, data_dir, rows, examples, result, probabilities):
 def main(values):
     """Exports, classifies videos or measures; returns the exit code."""
     tf.logging.set_verbosity(tf.logging.ERROR)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if not values.export and not values.video:
         evaluate(values)
         return 0

@@ -1,8 +1,10 @@
 """Trains the two-stream hybrid of arXiv:1504.01561, one stage at a time.
 
-    python train.py --stage=spatial  --data_dir=data/ucf101 --train_dir=runs/spatial
-    python train.py --stage=motion   --data_dir=data/ucf101 --train_dir=runs/motion
-    python train.py --stage=hybrid   --data_dir=data/ucf101 --train_dir=runs/hybrid \\
+    python train.py --stage=spatial --data_dir=data/ucf101 --train_dir=runs/spatial \\
+        --spatial_weights=weights/vgg19
+    python train.py --stage=motion --data_dir=data/ucf101 --train_dir=runs/motion \\
+        --motion_weights=random
+    python train.py --stage=hybrid --data_dir=data/ucf101 --train_dir=runs/hybrid \\
         --spatial_weights=runs/spatial --motion_weights=runs/motion
 
 `spatial` and `motion` train one CNN with its own softmax on random frames or stacks;
@@ -13,21 +15,18 @@ The same command continues a run that was stopped. On the CPU, with the same num
 threads, it ends with the same bits as a run that was not.
 """
 
-import datetime
+import contextlib
+import functools
 import json
 import os
-import pathlib
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
-import scipy.optimize
-import scipy.special
 
-# TensorFlow's start-up notes would bury the one line that says what is wrong
+# fewer of TensorFlow's notes before the one line that says what is wrong
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import tensorflow.compat.v1 as tf
 import tqdm
@@ -40,51 +39,32 @@ from data import features
 from data import feeds
 from data import splits
 from data import videos
+from results import measures
 from results import summaries
 from weights import checkpoints
 from weights import dump
+from weights import lineage
 
 STAGES = ('spatial', 'motion', 'features', 'hybrid', 'joint')
-# What a stage takes where a flag is not given. The CNNs follow the two-stream recipe:
-# momentum .9, batches of random samples, rate down by ten late in training. It drops .9
-# of the fc units for flow; on small data that is too much, so half of them are kept.
+# What a flag is where it is not given, in the stages spatial, motion, hybrid, joint.
+TRAINING = ('spatial', 'motion', 'hybrid', 'joint')
 DEFAULTS = {
-    'spatial': {
-        'optimizer': 'momentum',
-        'learning_rate': 1e-3,
-        'steps': 2000,
-        'batch_size': 32,
-        'keep_prob': 0.5,
-        'weight_decay': 5e-4,
-    },
-    'motion': {
-        'optimizer': 'momentum',
-        'learning_rate': 5e-3,
-        'steps': 10000,
-        'batch_size': 32,
-        'keep_prob': 0.5,
-        'weight_decay': 5e-4,
-    },
-    'features': {},
-    'hybrid': {
-        'optimizer': 'adam',
-        'learning_rate': 3e-4,
-        'steps': 2000,
-        'batch_size': 32,
-        'keep_prob': 0.5,
-        'weight_decay': 3e-5,
-    },
-    'joint': {
-        'optimizer': 'momentum',
-        'learning_rate': 1e-4,
-        'steps': 2000,
-        'batch_size': 2,
-        'keep_prob': 0.5,
-        'weight_decay': 3e-5,
-    },
+    'optimizer': ('momentum', 'momentum', 'adam', 'momentum'),
+    'learning_rate': (1e-3, 5e-3, 3e-4, 1e-4),
+    'steps': (2000, 10000, 2000, 2000),
+    'batch_size': (32, 32, 32, 2),
+    'keep_prob': (0.5, 0.5, 0.5, 0.5),
+    'weight_decay': (5e-4, 5e-4, 3e-5, 3e-5),
 }
 # Signals that asked to stop; the loop looks here after every step.
 STOP = []
+COMBINATION = 'softmax/combination/scores'
+
+
+def by_stage(name):
+    """The defaults of a flag as its help shows them."""
+    pairs = zip(TRAINING, DEFAULTS[name], strict=True)
+    return f'(default: {", ".join(f"{stage} {value}" for stage, value in pairs)})'
 
 
 def define_flags():
@@ -96,9 +76,12 @@ def define_flags():
     flags.DEFINE_string(
         'split_dir', '', "List files; '' splits UCF101 names by the group rule."
     )
-    flags.DEFINE_integer('split', 1, 'Which split of the lists.')
+    flags.DEFINE_integer('split', 1, 'Which split of the lists.', 1)
     flags.DEFINE_string(
-        'group_regex', splits.UCF101_GROUP, "Finds a clip's group in its file name."
+        'group_regex',
+        splits.UCF101_GROUP,
+        "Finds a clip's group in its file name. Clips of one recording are alike, so a "
+        'group may stand on one side only.',
     )
     flags.DEFINE_bool('allow_missing', False, 'Go on when listed clips are not stored.')
     for stream in model.STREAMS:
@@ -109,7 +92,10 @@ def define_flags():
             'earlier stage, or the word random.',
         )
     flags.DEFINE_bool(
-        'cross_modality', False, 'Start the motion CNN from a dump for colour frames.'
+        'cross_modality',
+        False,
+        'Start the motion CNN from a dump for colour frames: early filters serve both, '
+        'and there is far less flow to learn them from.',
     )
     flags.DEFINE_bool(
         'norm2', True, 'Second normalization of CNN-M; two-stream 2014 leaves it out.'
@@ -122,8 +108,16 @@ def define_flags():
     flags.DEFINE_string(
         'hybrid_weights', None, 'joint: --train_dir of a hybrid run to start from.'
     )
-    flags.DEFINE_integer('num_steps', 25, 'Evenly spaced steps that stand for a clip.')
-    flags.DEFINE_integer('stack_length', 10, 'Flow fields in a stack, L.')
+    flags.DEFINE_integer(
+        'num_steps',
+        25,
+        'Evenly spaced steps that stand for a clip, 25 as two-stream 2014 tests on; '
+        'the joint stage needs memory for each of them.',
+        1,
+    )
+    flags.DEFINE_integer(
+        'stack_length', 10, 'Flow fields in a stack, L; 10 is the best of 2014.', 1
+    )
     flags.DEFINE_list('branches', list(model.BRANCHES), 'Branches of the hybrid.')
     flags.DEFINE_enum(
         'head',
@@ -139,130 +133,157 @@ def define_flags():
     )
     flags.DEFINE_list('lstm_units', list(model.LSTM_UNITS), 'Units of each LSTM layer.')
     flags.DEFINE_string(
-        'train_layers', 'all', 'CNN layers to train: all, fc, or from this layer up.'
+        'train_layers',
+        'all',
+        'CNN layers to train: all, fc, or from this layer up. On few clips the lower '
+        'layers of a CNN that has seen ImageNet are better left alone.',
     )
-    flags.DEFINE_integer('steps', None, 'Training steps (default: by stage).')
-    flags.DEFINE_integer('batch_size', None, 'Clips in a step (default: by stage).')
+    flags.DEFINE_integer(
+        'steps',
+        None,
+        f'Training steps {by_stage("steps")}; a motion CNN starts from nothing, so it '
+        'takes the most.',
+        1,
+    )
+    flags.DEFINE_integer(
+        'batch_size',
+        None,
+        f'Clips in a step {by_stage("batch_size")}; two-stream 2014 takes 256, which a '
+        'laptop does not hold, and joint sees --num_steps pictures of each clip.',
+        1,
+    )
     flags.DEFINE_enum(
-        'optimizer', None, ['momentum', 'adam'], 'Optimizer (default: by stage).'
+        'optimizer',
+        None,
+        ['momentum', 'adam'],
+        f'Optimizer {by_stage("optimizer")}; momentum is .9, as in two-stream 2014; '
+        'LSTMs on fixed features are easier for Adam.',
     )
-    flags.DEFINE_float('learning_rate', None, 'First rate (default: by stage).')
+    flags.DEFINE_float(
+        'learning_rate',
+        None,
+        f'First rate {by_stage("learning_rate")}; two-stream 2014 starts at 1e-2 for '
+        'batches of 256, and what is trained already moves in smaller steps.',
+    )
     flags.DEFINE_list(
         'decay_steps', None, 'Steps at which the rate falls by ten (default: at 70 %).'
     )
-    flags.DEFINE_float('keep_prob', None, 'Share of units that dropout keeps.')
-    flags.DEFINE_float('weight_decay', None, 'lambda1 of 1/2 sum ||W||^2.')
     flags.DEFINE_float(
-        'clip_norm', 10.0, 'Largest global norm of the gradients; 0 for no limit.'
+        'keep_prob',
+        None,
+        f'Share of units that dropout keeps {by_stage("keep_prob")}; two-stream 2014 '
+        'keeps .1 for flow, which starves small data.',
+        upper_bound=1,
+    )
+    flags.DEFINE_float(
+        'weight_decay',
+        None,
+        f'lambda1 of 1/2 sum ||W||^2 {by_stage("weight_decay")}: the CNNs take that of '
+        'their papers, the rest what is reported of this one.',
+        0,
+    )
+    flags.DEFINE_float(
+        'clip_norm',
+        10.0,
+        'Largest global norm of the gradients, which LSTMs can make explode; 0 for no '
+        'limit.',
+        0,
     )
     # every lambda near 3e-5 is what notes on the paper report; the rate is ours
-    flags.DEFINE_float('fusion_rate', 1e-2, 'First rate of the proximal step.')
-    flags.DEFINE_float('fusion_l21', 3e-5, 'lambda2 of ||W_E||_2,1.')
-    flags.DEFINE_float('fusion_l1', 3e-5, 'lambda3 of ||W_E||_1.')
-    flags.DEFINE_float('fusion_l2', 3e-5, 'lambda1 of 1/2 ||W_E||^2.')
+    flags.DEFINE_float('fusion_rate', 1e-2, 'First rate of the proximal step.', 0)
+    flags.DEFINE_float(
+        'fusion_l21', 3e-5, 'lambda2 of ||W_E||_2,1, which switches units off.', 0
+    )
+    flags.DEFINE_float(
+        'fusion_l1', 3e-5, 'lambda3 of ||W_E||_1, which switches weights off.', 0
+    )
+    flags.DEFINE_float('fusion_l2', 3e-5, 'lambda1 of 1/2 ||W_E||^2.', 0)
     flags.DEFINE_bool('balanced', False, 'Draw classes evenly, however many clips.')
     flags.DEFINE_integer(
         'validation_groups',
         0,
         'Groups of the train side held out: accuracy on them at each checkpoint, and '
-        'the best checkpoint kept in best/.',
+        'the best checkpoint kept in best/. The same for all stages of one hybrid.',
+        0,
     )
     flags.DEFINE_integer('seed', 0, 'Fixes everything random.', 0, 2**31 - 1)
-    flags.DEFINE_integer('log_every', 10, 'Steps between lines of log.jsonl.')
-    flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.')
+    flags.DEFINE_integer('log_every', 10, 'Steps between lines of log.jsonl.', 1)
+    flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.', 1)
     flags.DEFINE_string('shard', '0/1', 'features: part i/n of the clips, from 0.')
-    flags.DEFINE_integer('workers', os.cpu_count(), 'Threads that read ahead.')
-    flags.DEFINE_bool('histograms', False, 'Histograms of all weights in TensorBoard.')
+    flags.DEFINE_integer('workers', os.cpu_count(), 'Threads that read ahead.', 1)
+    flags.DEFINE_bool(
+        'histograms', False, 'Histograms of the trained weights in TensorBoard.'
+    )
 
 
 # -- what the run is ------------------------------------------------------------------
 
 
 def settings_of_stage(values):
-    """All flags that shape the run, with the stage's defaults, as a plain dict."""
+    """All flags that shape the run, with the stage's defaults, as a plain dict.
+
+    Raises:
+      ValueError: a flag has a value that cannot work.
+    """
     own = values.flags_by_module_dict()[sys.argv[0]]
     settings = {flag.name: flag.value for flag in own}
-    stage = settings['stage']
-    for name in DEFAULTS['hybrid']:
-        if settings[name] is None:
-            settings[name] = DEFAULTS[stage].get(name)
-    if settings['decay_steps'] is None and settings['steps']:
-        settings['decay_steps'] = [int(0.7 * settings['steps'])]
+    if settings['stage'] in TRAINING:
+        column = TRAINING.index(settings['stage'])
+        for name, defaults in DEFAULTS.items():
+            if settings[name] is None:
+                settings[name] = defaults[column]
+        if settings['decay_steps'] is None:
+            settings['decay_steps'] = [int(0.7 * settings['steps'])]
     for name in ('lstm_units', 'decay_steps'):
         try:
             settings[name] = [int(number) for number in settings[name] or []]
         except ValueError as error:
             given = ','.join(settings[name])
             raise ValueError(f'--{name}={given}: give whole numbers') from error
-    for name in ('data_dir', 'train_dir'):
-        if not settings[name]:
-            raise ValueError(f'--{name} is needed')
-    unknown = set(settings['branches']) - set(model.BRANCHES)
-    if unknown or not settings['branches']:
-        raise ValueError(
-            f'--branches={",".join(settings["branches"])}: '
-            f'choose from {",".join(model.BRANCHES)}'
-        )
-    layers = ['all', 'fc', *model.LAYERS.get(stage, [])]
-    if settings['train_layers'] not in layers:
-        raise ValueError(
-            f'--train_layers={settings["train_layers"]}: choose from '
-            f'{", ".join(layers)}'
-        )
-    if settings['search_combination'] and not (
-        settings['head'] == 'late' and settings['validation_groups']
-    ):
-        raise ValueError(
-            '--search_combination needs --head=late and --validation_groups=N'
-        )
-    counts = ('num_steps', 'stack_length', 'steps', 'batch_size', 'log_every')
-    for name in (*counts, 'checkpoint_every', 'workers'):
-        if settings[name] is not None and settings[name] < 1:
-            raise ValueError(f'--{name}={settings[name]}: must be at least 1')
-    for name in ('learning_rate', 'keep_prob'):
-        if settings[name] is not None and settings[name] <= 0:
-            raise ValueError(f'--{name}={settings[name]}: must be above 0')
+    check_flags(settings)
     return settings
 
 
-def streams_of_stage(settings):
-    """The streams whose CNN the stage reads, trains or caches."""
-    if settings['stage'] in model.STREAMS:
-        return [settings['stage']]
-    return model.streams_of(settings['branches'])
-
-
-def describe(settings, split, preprocessing):
-    """All that is stored with the run, as run.json holds it."""
-    return {
-        'settings': settings,
-        'class_names': split.class_names,
-        'list_hashes': split.hashes,
-        'missing': split.missing,
-        'preprocessing': preprocessing,
-        'train_clips': [example.clip for example in split.train],
-        'train_groups': sorted(
-            {f'{split.class_names[e.label]}/{e.group}' for e in split.train}
-        ),
-        'versions': {'python': sys.version.split()[0], 'tensorflow': tf.__version__},
-        'revision': git_revision(),
-        'started': datetime.datetime.now().isoformat(timespec='seconds'),
-        'cnns': {},
-    }
-
-
-def git_revision():
-    """The checkout's commit, '' outside one."""
-    try:
-        done = subprocess.run(
-            ['git', 'describe', '--always', '--dirty'],
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
+def check_flags(settings):
+    """Raises ValueError, naming the flag, where a value cannot work or would be ignored
+    by the stage."""
+    stage = settings['stage']
+    for name in ('data_dir', 'train_dir'):
+        if not settings[name]:
+            raise ValueError(f'--{name} is needed')
+    branches = settings['branches']
+    if not branches or set(branches) - set(model.BRANCHES):
+        raise ValueError(
+            f'--branches={",".join(branches)}: choose from {",".join(model.BRANCHES)}'
         )
-    except FileNotFoundError:
-        return ''
-    return done.stdout.strip()
+    layers = ['all', *(['fc', *model.LAYERS[stage]] if stage in model.STREAMS else [])]
+    if settings['train_layers'] not in layers:
+        raise ValueError(
+            f'--train_layers={settings["train_layers"]}: stage {stage} trains '
+            f'{", ".join(layers)}'
+        )
+    searched = settings['head'] == 'late' and settings['validation_groups']
+    if settings['search_combination'] and not searched:
+        raise ValueError(
+            '--search_combination needs --head=late and --validation_groups=N'
+        )
+    for name, value, stages in (
+        ('hybrid_weights', None, ['joint']),
+        ('shard', '0/1', ['features']),
+        ('search_combination', False, ['hybrid', 'joint']),
+        ('cross_modality', False, ['motion', 'features', 'hybrid', 'joint']),
+    ):
+        if settings[name] != value and stage not in stages:
+            raise ValueError(f'--{name} is for --stage={" or ".join(stages)} alone')
+    if settings['cross_modality'] and settings['motion_weights'] == 'random':
+        raise ValueError('--cross_modality needs --motion_weights of a dump for colour')
+    if not settings['lstm_units'] or min(settings['lstm_units']) < 1:
+        raise ValueError('--lstm_units: give at least one number, none below 1')
+    if min(settings['decay_steps'], default=0) < 0:
+        raise ValueError('--decay_steps: give steps, none below 0')
+    for name in ('learning_rate', 'keep_prob'):
+        if settings[name] is not None and not settings[name] > 0:
+            raise ValueError(f'--{name}={settings[name]}: must be above 0')
 
 
 # -- features -------------------------------------------------------------------------
@@ -283,8 +304,7 @@ def cache_features(settings, stream, rows, size):
     data_dir, train_dir = settings['data_dir'], settings['train_dir']
     steps, length = settings['num_steps'], settings['stack_length']
     shape = model.picture_shape(stream, size, length)
-    path = {'spatial': clips.frames_path, 'motion': clips.flow_path}[stream]
-    weights = checkpoints.find_weights(
+    weights = lineage.find_weights(
         settings[f'{stream}_weights'], stream, train_dir
     )
 
@@ -293,7 +313,14 @@ def cache_features(settings, stream, rows, size):
         images = tf.placeholder(tf.uint8, [None, *shape], 'images')
         _, end_points = model.cnn(stream, images, **model.motion_form(settings))
         if weights:
-            model.load_cnn(session, stream, weights, settings['cross_modality'])
+            loaded = model.load_cnn(
+                session, stream, weights, settings['cross_modality']
+            )
+            if f'{model.CNN_SCOPE[stream]}/fc6/weights' not in loaded:
+                raise ValueError(
+                    f'--{stream}_weights={settings[f"{stream}_weights"]}: the dump has '
+                    f'no fc6, the layer that is cached; train --stage={stream} first'
+                )
         else:
             weights = os.path.join(train_dir, 'weights', stream)
             session.run(tf.global_variables_initializer())
@@ -309,7 +336,7 @@ def cache_features(settings, stream, rows, size):
         features.fill(
             folder,
             list(rows),
-            source=lambda clip: path(data_dir, clip),
+            source=functools.partial(features.source_path, data_dir, stream),
             read=lambda clip: batches.sampled_clip(
                 data_dir, stream, rows[clip], steps, length
             ),
@@ -327,39 +354,54 @@ def cache_features(settings, stream, rows, size):
 # -- training -------------------------------------------------------------------------
 
 
-def held_out_values(session, inputs, tensor, read, count, settings):
-    """Values [count, ...] of a tensor on the held-out clips that `read` gives."""
-    values = []
-    starts = range(0, count, settings['batch_size'])
-    for batch in batches.read_ahead(read, starts, settings['workers']):
-        feed = {inputs[name]: value for name, value in batch.items()}
-        values.append(session.run(tensor, feed))
-    return np.concatenate(values)
+def validation_outputs(settings, logits, end_points):
+    """What validation reads of the graph: {'logits': [B, C]}; or each branch's softmax
+    by its name, where their combination is searched."""
+    if not settings['search_combination']:
+        return {'logits': logits}
+    return {
+        branch: tf.nn.softmax(end_points[f'{branch}/logits'])
+        for branch in model.BRANCHES
+        if branch in settings['branches']
+    }
 
 
-def searched_combination(logits, labels):
-    """The linear combination of softmaxes with the least cross entropy.
+def validate(session, inputs, outputs, read, labels, settings):
+    """Scores the held-out clips, and searches the combination of softmaxes on them.
 
     Args:
-      logits: list of K float [N, C], one a branch.
-      labels: int [N].
+      session, inputs: the graph's.
+      outputs: of `validation_outputs`.
+      read: of `feeds.held_out_reader`.
+      labels: int [N] of the held-out clips.
+      settings: the run's flags.
 
     Returns:
-      float [K], scores; the weights are their softmax.
+      (predictions int [N], searched weights of the branches float [K] or None).
     """
-    right = np.arange(len(labels)), labels
-    p = np.stack([scipy.special.softmax(x, axis=1)[right] for x in logits])  # [K, N]
-    even = np.full(len(logits), 1 / len(logits))
-    # convex in the weights, on the simplex
-    found = scipy.optimize.minimize(
-        lambda a: -np.log(a @ p + 1e-12).mean(),
-        even,
-        method='SLSQP',
-        bounds=[(0, 1)] * len(logits),
-        constraints={'type': 'eq', 'fun': lambda a: a.sum() - 1},
-        options={'ftol': 1e-9},
-    )
-    return np.log(np.maximum(found.x, 1e-6))
+    found = []
+    starts = range(0, len(labels), settings['batch_size'])
+    for batch in batches.read_ahead(read, starts, settings['workers']):
+        feed = {inputs[name]: value for name, value in batch.items()}
+        found.append(session.run(list(outputs.values()), feed))
+    values = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    if not settings['search_combination']:
+        return values[0].argmax(axis=1), None
+    weights = measures.searched_combination(values, labels)
+    return np.tensordot(weights, values, 1).argmax(axis=1), weights
+
+
+def save(saver, session, directory, step, weights=None):
+    """Saves a checkpoint, with the searched weights of the softmaxes where there are
+    any; training itself goes on with even ones, which starve no branch. Returns whether
+    it was written."""
+    if weights is None:
+        return checkpoints.save(saver, session, directory, step)
+    scores = np.log(np.maximum(weights, 1e-6))
+    model.set_variable(session, COMBINATION, scores)
+    written = checkpoints.save(saver, session, directory, step)
+    model.set_variable(session, COMBINATION, np.zeros_like(scores))
+    return written
 
 
 def learning_rate(settings, step):
@@ -372,9 +414,12 @@ def learning_rate(settings, step):
 def trained_variables(settings):
     """The trainable variables that --train_layers names, all outside CNN stages.
 
-    The joint stage reads fc6, so what lies above it in the CNNs stays as it is.
+    The joint stage reads fc6, so what lies above it in the CNNs stays as it is. Weights
+    of softmaxes that are searched are not learned.
     """
     variables = tf.trainable_variables()
+    if settings['search_combination']:
+        variables = [v for v in variables if v.op.name != COMBINATION]
     if settings['stage'] == 'joint':
         return [v for v in variables if not re.search(r'/fc[78]/', v.name)]
     layer = {'all': '', 'fc': 'fc6'}.get(
@@ -425,11 +470,14 @@ def train(settings, class_names, examples, held_out, index, cnns):
             train_op = model.training(parts['loss'], variables, rate, settings)
 
         loaded = model.initialize(session, settings, cnns)
-        # what a frozen CNN holds stands in its dump and is not written again and again
+        # what a frozen CNN holds stands in its dump and is not written again and again;
+        # its mean and scale are small and tell what the pixels of a checkpoint are
         frozen = loaded - {variable.op.name for variable in variables}
+        frozen = {name for name in frozen if not name.endswith(('/mean', '/scale'))}
         saved = [v for v in tf.global_variables() if v.op.name not in frozen]
-        saver = tf.train.Saver(saved, max_to_keep=2)
-        best_saver = tf.train.Saver(saved, max_to_keep=1)
+        with tf.name_scope('train/'):
+            saver = tf.train.Saver(saved, max_to_keep=2)
+            best_saver = tf.train.Saver(saved, max_to_keep=1)
         checkpoints.take_over(saver, train_dir)
         checkpoints.take_over(best_saver, os.path.join(train_dir, 'best'))
         checkpoint, first = checkpoints.latest(train_dir)
@@ -440,20 +488,31 @@ def train(settings, class_names, examples, held_out, index, cnns):
             names = [example.clip for example in examples]
             model.set_scales(session, features.scales(settings, cnns, names))
         elif settings['stage'] == 'joint':
-            start_joint(session, settings, inputs, end_points, read)
+            loaded |= start_joint(session, settings, inputs, end_points, read)
+        if not checkpoint:
+            random = [v.op.name for v in variables if v.op.name not in loaded]
+            scopes = ', '.join(sorted({name.split('/')[0] for name in random}))
+            print(f'{len(random)} variables start at random: {scopes or "none"}')
 
+        with tf.name_scope('validation'):
+            outputs = validation_outputs(settings, logits, end_points)
         histograms = summaries.histograms(variables) if settings['histograms'] else None
         log_path = checkpoints.cut_log(train_dir, first)
         best = checkpoints.best_validation(log_path)
         graph.finalize()
-        writer = tf.summary.FileWriter(train_dir, graph)
         steps = range(first, total)
         ahead = batches.read_ahead(read, steps, settings['workers'])
         progress = tqdm.tqdm(
             steps, settings['stage'], total, initial=first, unit='step', disable=None
         )
         waited, since = 0.0, time.perf_counter()
-        with open(log_path, 'a', encoding='utf-8') as log:
+        with (
+            open(log_path, 'a', encoding='utf-8') as log,
+            contextlib.closing(tf.summary.FileWriter(train_dir, graph)) as writer,
+        ):
+            # TensorBoard forgets what a killed run logged after its last checkpoint
+            started = tf.SessionLog(status=tf.SessionLog.START)
+            writer.add_session_log(started, first + 1)
             for step in progress:
                 begun = time.perf_counter()
                 batch = next(ahead)
@@ -461,19 +520,25 @@ def train(settings, class_names, examples, held_out, index, cnns):
                 feed = {inputs[name]: value for name, value in batch.items()}
                 feed[rate] = learning_rate(settings, step)
                 values, _ = session.run([parts, train_op], feed)
-                if not np.isfinite(values['loss']):
+                values = {name: value.item() for name, value in values.items()}
+                done = step + 1
+                due = done == total or done % settings['checkpoint_every'] == 0
+                saving = due or STOP
+                # the loss is of before the update; what is saved is of after it
+                sound = not saving or np.isfinite(session.run(parts['weight_decay']))
+                if not (np.isfinite(values['loss']) and sound):
                     raise ValueError(
-                        f'step {step + 1}: the loss is not finite ({values}); give a '
-                        'lower --learning_rate, or a smaller --clip_norm'
+                        f'step {done}: the loss is not finite ({values}), or the '
+                        'weights after it; give a lower --learning_rate or a smaller '
+                        f'--clip_norm, and another --train_dir than {train_dir} if it '
+                        'has a checkpoint'
                     )
 
-                done = step + 1
                 if step == first:
                     summaries.samples(writer, batch, step)
                 if done % settings['log_every'] == 0:
                     seconds = time.perf_counter() - since
-                    line = {name: value.item() for name, value in values.items()}
-                    line = {'step': done, **line, 'learning_rate': feed[rate]}
+                    line = {'step': done, **values, 'learning_rate': feed[rate]}
                     log.write(json.dumps(line) + '\n')
                     log.flush()
                     speed = settings['batch_size'] * settings['log_every'] / seconds
@@ -486,16 +551,22 @@ def train(settings, class_names, examples, held_out, index, cnns):
                         f'{speed:.1f} clips/s, waiting {timing["waiting"]:.0%}'
                     )
                     waited, since = 0.0, time.perf_counter()
-                due = done == total or done % settings['checkpoint_every'] == 0
-                if not due and not STOP:
+                if not saving:
                     continue
                 # validation goes first: what is logged before a checkpoint is logged
                 # again by a run that is continued from the one before. A signal adds
                 # no line, so that the log is an undisturbed run's.
+                paused = time.perf_counter()
+                weights = None
                 if held_out and due:
-                    predictions = held_out_values(
-                        session, inputs, logits, read_held_out, len(held_out), settings
-                    ).argmax(axis=1)
+                    predictions, weights = validate(
+                        session,
+                        inputs,
+                        outputs,
+                        read_held_out,
+                        held_out_labels,
+                        settings,
+                    )
                     accuracy = float(np.mean(predictions == held_out_labels))
                     line = {'step': done, 'validation_accuracy': accuracy}
                     log.write(json.dumps(line) + '\n')
@@ -504,33 +575,24 @@ def train(settings, class_names, examples, held_out, index, cnns):
                     summaries.confusion(
                         writer, predictions, held_out_labels, class_names, done
                     )
-                    if accuracy > best:
+                    best_dir = os.path.join(train_dir, 'best')
+                    if accuracy > best and save(
+                        best_saver, session, best_dir, done, weights
+                    ):
                         best = accuracy
-                        best_dir = os.path.join(train_dir, 'best')
-                        checkpoints.save(best_saver, session, best_dir, done)
-                checkpoints.save(saver, session, train_dir, done)
-                if STOP:
+                # before the end, the last checkpoint is what training goes on from
+                ended = weights if done == total else None
+                written = save(saver, session, train_dir, done, ended)
+                if STOP and written:
                     print(f'stopped at step {done:,}; the same command continues')
+                if STOP:
                     return 128 + STOP[0]
-        writer.close()
-        if settings['search_combination']:
-            parts = [
-                held_out_values(
-                    session,
-                    inputs,
-                    end_points[f'{branch}/logits'],
-                    read_held_out,
-                    len(held_out),
-                    settings,
-                )
-                for branch in model.BRANCHES
-                if branch in settings['branches']
-            ]
-            scores = searched_combination(parts, held_out_labels)
-            model.set_variable(session, 'softmax/combination/scores', scores)
-            checkpoints.save(saver, session, train_dir, total)
-            weights = scipy.special.softmax(scores).round(3)
-            print(f'weights of the branches, searched on held-out groups: {weights}')
+                if done == total and not written:
+                    return 1
+                since += time.perf_counter() - paused  # rates are of training alone
+        if settings['search_combination'] and first < total:
+            found = dict(zip(outputs, weights.round(3).tolist(), strict=True))
+            print(f'weights of the branches, searched on held-out groups: {found}')
         if settings['stage'] != 'hybrid':
             for stream in cnns:
                 folder = os.path.join(train_dir, 'weights', stream)
@@ -541,7 +603,7 @@ def train(settings, class_names, examples, held_out, index, cnns):
 
 def start_joint(session, settings, inputs, end_points, read):
     """Starts LSTMs, fusion and softmax of the joint stage: from --hybrid_weights, or
-    at random with the scale of the first batch's features."""
+    at random with the scale of the first batch's features. Returns the names loaded."""
     if settings['hybrid_weights']:
         checkpoint, _ = checkpoints.latest(settings['hybrid_weights'])
         if not checkpoint:
@@ -550,11 +612,14 @@ def start_joint(session, settings, inputs, end_points, read):
             )
         names = checkpoints.restore(session, checkpoint, without_slots=True)
         print(f'loaded from {checkpoint}: {", ".join(names)}')
-        return
+        return set(names)
     feed = {inputs[name]: value for name, value in read(0).items()}
-    fc6 = {stream: end_points[f'{stream}/fc6'] for stream in streams_of_stage(settings)}
-    values = session.run(fc6, feed)
-    model.set_scales(session, {stream: x.std() for stream, x in values.items()})
+    streams = model.streams_of_run(settings)
+    fc6 = {stream: end_points[f'{stream}/fc6'] for stream in streams}
+    valid = tf.sequence_mask(inputs['lengths'])  # [B, T]; padded steps are no features
+    values, valid = session.run([fc6, tf.reshape(valid, [-1])], feed)
+    model.set_scales(session, {s: x[valid].std() for s, x in values.items()})
+    return set()
 
 
 def main(values):
@@ -572,13 +637,13 @@ def main(values):
     train_examples, held_out = splits.hold_out(
         split.train, settings['validation_groups'], settings['seed']
     )
-    report_split(split, held_out)
+    splits.print_sides(split, held_out)
     rows = {e.clip: index[e.clip] for e in split.train + split.test}
     preprocessing = clips.preprocessing_of(rows.values())
-    described = describe(settings, split, preprocessing)
-    for stream in streams_of_stage(settings):  # said before anything is written
-        given = settings[f'{stream}_weights']
-        checkpoints.find_weights(given, stream, settings['train_dir'])
+    described = checkpoints.describe(settings, split, train_examples, preprocessing)
+    streams, form = model.streams_of_run(settings), model.motion_form(settings)
+    # before anything is written
+    lineage.check(settings, streams, form, split, held_out, preprocessing)
     stored = checkpoints.start(settings['train_dir'], described)
     if settings['stage'] == 'features':
         part, parts = videos.parse_shard(settings['shard'])
@@ -592,39 +657,20 @@ def main(values):
     return train(settings, split.class_names, train_examples, held_out, rows, cnns)
 
 
-def report_split(split, held_out):
-    """Says what is trained on, and what of the lists is missing."""
-    print(
-        f'{len(split.class_names)} classes, {len(split.train):,} train clips, '
-        f'{len(split.test):,} test clips'
-    )
-    alone = sum(e.group == e.clip.split('/')[1] for e in split.train + split.test)
-    if alone:
-        print(f'{alone:,} clips have no group in their names: each is its own group')
-    if held_out:
-        names = sorted({example.group for example in held_out})
-        print(f'{len(held_out):,} train clips of groups {", ".join(names)} validate')
-    if any(split.missing.values()):
-        print(
-            f'partial split: {split.missing["train"]:,} train and '
-            f'{split.missing["test"]:,} test clips of the lists are not stored'
-        )
-
-
 def prepare_cnns(settings, rows, size):
     """Each stream's CNN as run.json keeps it; fills the feature cache where needed."""
     if settings['stage'] in ('features', 'hybrid'):
         return {
             stream: cache_features(settings, stream, rows, size)
-            for stream in streams_of_stage(settings)
+            for stream in model.streams_of_run(settings)
         }
     cnns = {}
-    for stream in streams_of_stage(settings):
+    for stream in model.streams_of_run(settings):
         given = settings[f'{stream}_weights']
         # a CNN that is trained from scratch starts from (seed, variable name)
         weights = None
         if given != 'random':
-            weights = checkpoints.find_weights(given, stream, settings['train_dir'])
+            weights = lineage.find_weights(given, stream, settings['train_dir'])
         fingerprint = dump.fingerprint(weights) if weights else 'random'
         cnns[stream] = {'weights': weights, 'fingerprint': fingerprint}
     return cnns
@@ -632,4 +678,4 @@ def prepare_cnns(settings, rows, size):
 
 if __name__ == '__main__':
     define_flags()
-    command_line.run(main)
+    command_line.run(main, 'stopped; the same command goes on from here')

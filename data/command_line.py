@@ -15,13 +15,14 @@ from absl import app
 from absl import flags
 
 
-def run(main):
+def run(main, stopped='stopped'):
     """Reads the flags, runs main(FLAGS) and exits with what it returns.
 
     A ValueError, OSError or wrong flag ends in one line on stderr and exit code 1.
 
     Args:
       main: function of absl's FLAGS; returns the exit code or None.
+      stopped: what is said after Ctrl-C.
     """
     app.define_help_flags()
     try:
@@ -33,5 +34,5 @@ def run(main):
         name = os.path.basename(sys.argv[0])
         sys.exit(f'{name}: {" ".join(str(error).split())}')
     except KeyboardInterrupt:
-        print('\nstopped; the same command goes on from here', file=sys.stderr)
+        print(f'\n{stopped}', file=sys.stderr)
         sys.exit(130)

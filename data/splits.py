@@ -60,6 +60,13 @@ def check_regex(group_regex):
         )
 
 
+def lines_of(path):
+    """The lines of a list file, without what editors put around them."""
+    # names need not be UTF-8, and Windows writes a mark at the beginning
+    text = pathlib.Path(path).read_text('utf-8-sig', 'surrogateescape')
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def read_class_names(path):
     """Reads classInd.txt, lines `number name` from 1; returns names by label from 0.
 
@@ -67,12 +74,11 @@ def read_class_names(path):
       ValueError: a line is not such a pair, or the numbers are not 1..C.
     """
     pairs = []
-    for line in pathlib.Path(path).read_text(encoding='utf-8').splitlines():
-        if line.strip():
-            number, _, name = line.strip().partition(' ')
-            if not number.isdigit() or not name:
-                raise ValueError(f'{path}: expected "number name", found "{line}"')
-            pairs.append((int(number), name.strip()))
+    for line in lines_of(path):
+        number, _, name = line.partition(' ')
+        if not number.isdigit() or not name:
+            raise ValueError(f'{path}: expected "number name", found "{line}"')
+        pairs.append((int(number), name.strip()))
     numbers = sorted(number for number, _ in pairs)
     if not pairs or numbers != list(range(1, len(pairs) + 1)):
         raise ValueError(f'{path}: class numbers must be 1..C, each once')
@@ -92,10 +98,7 @@ def read_list(path, class_names):
     """
     labels = {name: label for label, name in enumerate(class_names)}
     listed = []
-    for line in pathlib.Path(path).read_text(encoding='utf-8').splitlines():
-        line = line.strip()
-        if not line:
-            continue
+    for line in lines_of(path):
         # names may hold spaces, a label is digits after the last one
         name, _, number = line.rpartition(' ')
         if not number.isdigit() or not name:
@@ -140,12 +143,12 @@ def read_hmdb51_lists(list_dir, number):
     class_names = [path.name[: -len(ending)] for path in paths]
     sides = {'1': [], '2': []}
     for label, (path, class_name) in enumerate(zip(paths, class_names, strict=True)):
-        for line in path.read_text(encoding='utf-8').splitlines():
-            name, _, flag = line.strip().rpartition(' ')
+        for line in lines_of(path):
+            name, _, flag = line.rpartition(' ')
             if flag in sides:
                 stem = pathlib.PurePosixPath(name).stem
                 sides[flag].append((f'{class_name}/{stem}', label))
-            elif line.strip() and flag != '0':
+            elif flag != '0':
                 raise ValueError(f'{path}: expected "name.avi 0, 1 or 2", not "{line}"')
     return class_names, sides['1'], sides['2'], paths
 
@@ -165,7 +168,7 @@ def ucf101_rule(clips, number):
         if not match:
             raise ValueError(
                 f'{clip}: no group gNN in the name to split by; give --split_dir with '
-                'classInd.txt, trainlist01.txt and testlist01.txt (see data/README.md)'
+                'classInd.txt, trainlist01.txt, testlist01.txt (README.md shows them)'
             )
         tested = int(match.group(1)) in UCF101_TEST_GROUPS[number]
         sides[tested].append((clip, class_names.index(clip.split('/')[0])))
@@ -208,6 +211,41 @@ def hold_out(examples, groups, seed):
         [example for example in examples if example.group not in chosen],
         [example for example in examples if example.group in chosen],
     )
+
+
+def first_seen(examples, class_names, run):
+    """The first example that a run was trained on, itself or its group; or None.
+
+    Args:
+      examples: clips that are to measure something.
+      class_names: list of C.
+      run: run.json of a training, with `train_clips` and `train_groups`.
+    """
+    clips, groups = set(run['train_clips']), set(run['train_groups'])
+    for example in examples:
+        group = f'{class_names[example.label]}/{example.group}'
+        if example.clip in clips or group in groups:
+            return example
+    return None
+
+
+def print_sides(split, held_out):
+    """Says what is trained on, and what of the lists is missing."""
+    print(
+        f'{len(split.class_names)} classes, {len(split.train):,} train clips, '
+        f'{len(split.test):,} test clips'
+    )
+    alone = sum(e.group == e.clip.split('/')[1] for e in split.train + split.test)
+    if alone:
+        print(f'{alone:,} clips have no group in their names: each is its own group')
+    if held_out:
+        names = sorted({example.group for example in held_out})
+        print(f'{len(held_out):,} train clips of groups {", ".join(names)} validate')
+    if any(split.missing.values()):
+        print(
+            f'partial split: {split.missing["train"]:,} train and '
+            f'{split.missing["test"]:,} test clips of the lists are not stored'
+        )
 
 
 def load(clips, list_dir='', number=1, group_regex=UCF101_GROUP, allow_missing=False):

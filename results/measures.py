@@ -2,10 +2,12 @@
 
     figures = measures.measure(probabilities, labels, groups, class_names)
 
-Used by evaluate.py. Plain numpy and scipy: nothing here knows of networks or files.
+Used by evaluate.py, and by train.py in validation. Plain numpy and scipy: nothing here
+knows of networks or files.
 """
 
 import numpy as np
+import scipy.optimize
 import scipy.stats
 
 RESAMPLES = 1000  # bootstrap samples of an interval over groups
@@ -110,6 +112,30 @@ def compare(right, other, groups):
         'only_other_right': only_other,
         'mcnemar_p': float(test.pvalue) if test else 1.0,
     }
+
+
+def searched_combination(probabilities, labels):
+    """The linear combination of softmaxes with the least cross entropy.
+
+    Args:
+      probabilities: float [K, N, C], or a list of K [N, C], one a branch.
+      labels: int [N].
+
+    Returns:
+      Weights float [K], at least 0, of sum 1.
+    """
+    clips = np.arange(len(labels))
+    p = np.stack([branch[clips, labels] for branch in probabilities])  # [K, N]
+    # convex in the weights, on the simplex
+    found = scipy.optimize.minimize(
+        lambda a: -np.log(a @ p + 1e-12).mean(),
+        np.full(len(p), 1 / len(p)),
+        method='SLSQP',
+        bounds=[(0, 1)] * len(p),
+        constraints={'type': 'eq', 'fun': lambda a: a.sum() - 1},
+        options={'ftol': 1e-9},
+    )
+    return found.x
 
 
 def confused_pairs(matrix, count):

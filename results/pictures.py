@@ -61,7 +61,8 @@ def draw_confusion(path, matrix, class_names, title):
 
 
 def draw_timeline(path, result):
-    """Draws the probability of each class that is ever the best, over a video's time.
+    """Draws the probability of each class that is ever the best, over a video's time; 0
+    where it is not among a window's five best.
 
     Args:
       path: .png to write.

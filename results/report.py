@@ -252,6 +252,6 @@ def write(path, result, stored, confusion, pairs):
         + '</html>\n'
     )
     temporary = f'{path}.{os.getpid()}'
-    with open(temporary, 'w', encoding='utf-8') as file:
+    with open(temporary, 'w', **clips.TEXT) as file:
         file.write(text)
     os.replace(temporary, path)

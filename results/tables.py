@@ -9,6 +9,8 @@ import os
 
 import numpy as np
 
+from data import clips
+
 BEST = 5  # classes that are named of each prediction
 
 
@@ -33,7 +35,7 @@ def write_predictions(path, examples, class_names, probabilities):
         header += [f'prediction_{rank}', f'probability_{rank}']
     others = [name for name in probabilities if name != 'video']
     temporary = f'{path}.{os.getpid()}'
-    with open(temporary, 'w', newline='', encoding='utf-8') as file:
+    with open(temporary, 'w', newline='', **clips.TEXT) as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(header + others)
         for place, example in enumerate(examples):
@@ -47,14 +49,14 @@ def write_predictions(path, examples, class_names, probabilities):
 
 
 def read_predictions(path):
-    """dict clip -> (label, prediction), class names, of a predictions.csv.
+    """Reads predictions.csv: dict clip -> (name of its class, name of the prediction).
 
     Raises:
       ValueError: there is none, or it is none.
     """
     if not os.path.isfile(path):
         raise ValueError(f'{path} is missing: evaluate that run first')
-    with open(path, newline='', encoding='utf-8') as file:
+    with open(path, newline='', **clips.TEXT) as file:
         try:
             return {
                 row['clip']: (row['label'], row['prediction'])
@@ -65,7 +67,7 @@ def read_predictions(path):
 
 
 def marks(result):
-    """What must stand beside every figure of a result: '' or ' (partial split)'."""
+    """What must stand beside every figure, such as ' (trained on)', or ''."""
     found = []
     if result['partial split']:
         missing = result['missing'][result['side']]

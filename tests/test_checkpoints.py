@@ -40,6 +40,13 @@ def changed(**settings):
     return run
 
 
+def begin(train_dir):
+    """A run of which something has come; what `start` returned."""
+    started = checkpoints.start(train_dir, RUN)
+    (train_dir / 'weights').mkdir()
+    return started
+
+
 def refused(call, *names):
     with pytest.raises(ValueError) as error:
         call()
@@ -50,14 +57,31 @@ def refused(call, *names):
 
 
 def test_same_run_starts_again_as_it_was(tmp_path):
-    assert checkpoints.start(tmp_path / 'deep/run', RUN) == RUN
+    checkpoints.start(tmp_path / 'deep/run', RUN)
+    (tmp_path / 'deep/run/weights').mkdir()
     again = checkpoints.start(tmp_path / 'deep/run', {**RUN, 'started': 'later'})
     assert again == RUN == checkpoints.read(tmp_path / 'deep/run')
-    assert os.listdir(tmp_path / 'deep/run') == ['run.json']
+    assert sorted(os.listdir(tmp_path / 'deep/run')) == ['run.json', 'weights']
+
+
+def test_a_run_of_which_nothing_came_is_forgotten(tmp_path):
+    checkpoints.start(tmp_path, changed(learning_rate=1e9))
+    assert checkpoints.start(tmp_path, RUN) == RUN == checkpoints.read(tmp_path)
+
+
+def test_weights_without_a_run_are_not_taken_over(tmp_path):
+    (tmp_path / 'weights').mkdir()
+    refused(lambda: checkpoints.start(tmp_path, RUN), 'no run.json', str(tmp_path))
+
+
+@pytest.mark.parametrize('text', ['', '{"settings": {}}', '[]', 'null'])
+def test_damaged_run_json_is_named(tmp_path, text):
+    (tmp_path / 'run.json').write_text(text)
+    refused(lambda: checkpoints.read(tmp_path), 'run.json is damaged')
 
 
 def test_another_stage_is_refused_by_name(tmp_path):
-    checkpoints.start(tmp_path, RUN)
+    begin(tmp_path)
     other = changed(stage='motion', learning_rate=1.0)
     refused(
         lambda: checkpoints.start(tmp_path, other),
@@ -79,7 +103,7 @@ def test_another_stage_is_refused_by_name(tmp_path):
     ],
 )
 def test_changed_flag_is_refused_by_name(tmp_path, name, value):
-    checkpoints.start(tmp_path, RUN)
+    begin(tmp_path)
     refused(
         lambda: checkpoints.start(tmp_path, changed(**{name: value})),
         f'--{name}={RUN["settings"][name]}',
@@ -89,7 +113,7 @@ def test_changed_flag_is_refused_by_name(tmp_path, name, value):
 
 
 def test_flags_that_do_not_shape_the_run_may_change(tmp_path):
-    checkpoints.start(tmp_path, RUN)
+    begin(tmp_path)
     other = changed(workers=7, log_every=1, checkpoint_every=1, data_dir='E')
     assert checkpoints.start(tmp_path, other) == RUN
 
@@ -104,7 +128,7 @@ def test_flags_that_do_not_shape_the_run_may_change(tmp_path):
     ],
 )
 def test_changed_data_is_refused_by_name(tmp_path, name, value):
-    checkpoints.start(tmp_path, RUN)
+    begin(tmp_path)
     refused(
         lambda: checkpoints.start(tmp_path, {**RUN, name: value}),
         name.replace('_', ' '),
@@ -117,7 +141,7 @@ def test_folder_without_a_run_is_named(tmp_path):
 
 
 def test_other_weights_are_refused_by_flag(tmp_path):
-    run = checkpoints.start(tmp_path, RUN)
+    run = begin(tmp_path)
     first = {'motion': {'weights': 'W', 'fingerprint': 'abc'}}
     checkpoints.keep_cnns(tmp_path, run, first)
     run = checkpoints.start(tmp_path, RUN)
@@ -127,30 +151,6 @@ def test_other_weights_are_refused_by_flag(tmp_path):
     refused(
         lambda: checkpoints.keep_cnns(tmp_path, run, other), '--motion_weights', 'V'
     )
-
-
-# -- which weights --------------------------------------------------------------------
-
-
-def test_find_weights_in_a_dump_and_in_a_run(tmp_path):
-    own = tmp_path / 'run'
-    for folder in (tmp_path / 'dump', tmp_path / 'early/weights/motion'):
-        folder.mkdir(parents=True)
-        (folder / 'dump.json').write_text('{}')
-
-    def find(given):
-        return checkpoints.find_weights(given, 'motion', own)
-
-    assert find(tmp_path / 'dump') == str(tmp_path / 'dump')
-    assert find(tmp_path / 'early') == str(tmp_path / 'early/weights/motion')
-    assert find('random') is None
-    (own / 'weights/motion').mkdir(parents=True)
-    assert find('random') is None  # no dump stands there yet
-    (own / 'weights/motion/dump.json').write_text('{}')
-    assert find('random') == str(own / 'weights/motion')
-    refused(lambda: find(None), '--motion_weights', 'random')
-    refused(lambda: find(''), '--motion_weights')
-    refused(lambda: find(tmp_path / 'no'), f'--motion_weights={tmp_path / "no"}')
 
 
 # -- the log --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 
@@ -142,3 +143,22 @@ def test_confused_pairs():
     assert measures.confused_pairs(matrix, 2) == [(1, 0, 5), (0, 1, 2)]
     assert measures.confused_pairs(matrix, 9) == [(1, 0, 5), (0, 1, 2), (1, 2, 1)]
     assert matrix[0, 0] == 9
+
+
+def test_searched_combination_is_the_best_of_a_grid():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 60)
+    good, noise = 1.5 * np.eye(3)[labels], random.normal(size=(2, 60, 3))
+    logits = np.stack([good + noise[0], good + 1.5 * noise[1]])
+    p = scipy.special.softmax(logits, axis=2)
+
+    def cross_entropy(share):
+        mixed = share * p[0] + (1 - share) * p[1]
+        return -np.log(mixed[np.arange(60), labels]).mean()
+
+    share, rest = measures.searched_combination(p, labels)
+    assert abs(share + rest - 1) < 1e-9
+    grid = np.linspace(0.001, 0.999, 999)
+    best = grid[np.argmin([cross_entropy(s) for s in grid])]
+    assert 0.5 < best < 0.999  # else the grid's edge would be compared
+    assert abs(share - best) < 2e-3

@@ -1,5 +1,6 @@
 """train.py as a user calls it: every stage, kills and resumes, wrong use."""
 
+import collections
 import json
 import pathlib
 import random
@@ -8,13 +9,19 @@ import subprocess
 import sys
 import time
 
+import narrow
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
+import tiny
 
+import cnnm
+import model
 import train
 from data import clips
 from data import make_demo
 from weights import checkpoints
+from weights import dump
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = 48  # CNN-M-2048 wants 41 pixels or more
@@ -89,20 +96,23 @@ def log_of(train_dir):
 
 def arrays_of(train_dir):
     """{variable: array} of the last checkpoint, optimizer's own included."""
-    import tensorflow.compat.v1 as tf
-
     path, step = checkpoints.latest(train_dir)
     reader = tf.train.load_checkpoint(path)
     arrays = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
     return step, arrays
 
 
-def assert_same_run(one, other):
-    """Bit-identical last checkpoints and logs."""
+def assert_same_arrays(one, other):
+    """Bit-identical last checkpoints."""
     (step, arrays), (other_step, other_arrays) = arrays_of(one), arrays_of(other)
     assert step == other_step and set(arrays) == set(other_arrays)
     for name, array in arrays.items():
         assert array.tobytes() == other_arrays[name].tobytes(), name
+
+
+def assert_same_run(one, other):
+    """Bit-identical last checkpoints and logs."""
+    assert_same_arrays(one, other)
     logs = [(pathlib.Path(d) / 'log.jsonl').read_bytes() for d in (one, other)]
     assert logs[0] == logs[1]
 
@@ -283,23 +293,30 @@ def test_signals_save_first(undisturbed, data_dir, tmp_path, number):
 @pytest.mark.slow
 @pytest.mark.parametrize('stage', ['hybrid', 'motion'])
 def test_ten_kills_at_random_moments(stage, undisturbed, data_dir, tmp_path):
-    whole, words, _ = undisturbed
-    words = [*words, *weights_of(whole)]
-    if stage == 'motion':
-        words = ['--stage=motion', '--motion_weights=random', '--batch_size=4']
-        words += ['--steps=60', '--log_every=2', '--checkpoint_every=5']
-        whole = tmp_path / 'whole'
-        narrow_train(data_dir, whole, *words)
-    moments = random.Random(0)
+    words = ['--stage=motion', '--motion_weights=random', '--batch_size=2']
+    if stage == 'hybrid':
+        words = [*HYBRID, *weights_of(undisturbed[0])]
+    words += ['--steps=200', '--log_every=2', '--checkpoint_every=7']
+    words += ['--group_regex=v_(.*)', '--validation_groups=1']
+    whole, run = tmp_path / 'whole', tmp_path / 'run'
+    narrow_train(data_dir, whole, *words)
+    log, moments = run / 'log.jsonl', random.Random(0)
     for _ in range(10):
-        process = start(data_dir, tmp_path / 'run', *words)
-        try:
-            process.communicate(timeout=moments.uniform(1, 12))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-    narrow_train(data_dir, tmp_path / 'run', *words)
-    assert_same_run(tmp_path / 'run', whole)
+        before = log.stat().st_ino if log.exists() else None
+        process = start(data_dir, run, *words)
+        while not log.exists() or log.stat().st_ino == before:  # it is written anew
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        _, saved = checkpoints.latest(run)
+        wait_for_step(run, saved + saved % 2 + 2 * moments.randint(1, 8), process)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL  # it had not ended by itself
+    out, _ = narrow_train(data_dir, run, *words)
+    assert 'continuing at step' in out
+    assert_same_run(run, whole)
+    assert_same_arrays(run / 'best', whole / 'best')
 
 
 @pytest.mark.slow
@@ -384,40 +401,35 @@ RANDOM = ['--spatial_weights=random', '--motion_weights=random']
             + ['--steps=60', '--seed=3'],
             '--seed=0',
         ),
-        (
-            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--group_regex=('],
-            '--group_regex',
-        ),
-        (
-            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--branches=lstm'],
-            '--branches=lstm',
-        ),
-        (
-            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--lstm_units=a'],
-            '--lstm_units',
-        ),
-        (
-            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--decay_steps=x'],
-            '--decay_steps',
-        ),
-        (
-            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--batch_size=0'],
-            '--batch_size=0',
-        ),
-        (
-            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--checkpoint_every=0'],
-            '--checkpoint_every=0',
-        ),
-        (['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--workers=0'], '--workers'),
-        (['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--seed=-1'], '--seed'),
-        (
-            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--learning_rate=0'],
-            '--learning_rate',
-        ),
-        (
-            ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, '--keep_prob=0'],
-            '--keep_prob',
-        ),
+        *[
+            (
+                ['--data_dir=DATA', '--train_dir=NEW', *RANDOM, flag],
+                flag.partition('=')[0],
+            )
+            for flag in (
+                '--group_regex=(',
+                '--branches=lstm',
+                '--lstm_units=a',
+                '--lstm_units=',
+                '--lstm_units=4,0',
+                '--decay_steps=x',
+                '--decay_steps=-3',
+                '--batch_size=0',
+                '--checkpoint_every=0',
+                '--workers=0',
+                '--seed=-1',
+                '--learning_rate=0',
+                '--learning_rate=nan',
+                '--keep_prob=0',
+                '--keep_prob=2',
+                '--fusion_l1=-1',
+                '--validation_groups=-1',
+                '--train_layers=fc',  # a hybrid trains none of a CNN
+                '--shard=0/4',
+                '--hybrid_weights=NEW',
+                '--search_combination',
+            )
+        ],
     ],
 )
 def test_wrong_use_ends_in_one_line(
@@ -461,25 +473,6 @@ def test_full_width_as_a_user_calls_it(stage, data_dir, tmp_path, run_script):
 # -- held-out groups, frozen layers, shards --------------------------------------------
 
 
-def test_searched_combination_is_the_best_of_a_grid():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 3, 60)
-    good, noise = 1.5 * np.eye(3)[labels], random.normal(size=(2, 60, 3))
-    logits = [good + noise[0], good + 1.5 * noise[1]]
-
-    def cross_entropy(share):
-        p = [np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in logits]
-        mixed = share * p[0] + (1 - share) * p[1]
-        return -np.log(mixed[np.arange(60), labels]).mean()
-
-    scores = train.searched_combination(logits, labels)
-    share = np.exp(scores[0]) / np.exp(scores).sum()
-    grid = np.linspace(0.001, 0.999, 999)
-    best = grid[np.argmin([cross_entropy(s) for s in grid])]
-    assert 0.5 < best < 0.999  # else the grid's edge would be compared
-    assert abs(share - best) < 2e-3
-
-
 def test_validation_keeps_the_best_and_searches_the_combination(
     undisturbed, data_dir, tmp_path
 ):
@@ -503,28 +496,130 @@ def test_validation_keeps_the_best_and_searches_the_combination(
     accuracies = [line['validation_accuracy'] for line in lines]
     _, step = checkpoints.latest(tmp_path / 'best')
     assert step == lines[int(np.argmax(accuracies))]['step']
-    _, arrays = arrays_of(tmp_path)
-    scores = arrays['softmax/combination/scores']
-    shown = (np.exp(scores) / np.exp(scores).sum()).round(3)
-    assert f'searched on held-out groups: {shown}' in out
-    assert np.ptp(scores) > 0.1  # twelve steps of training move them far less
+    for folder in (tmp_path, tmp_path / 'best'):
+        _, arrays = arrays_of(folder)
+        scores = arrays['softmax/combination/scores']
+        assert np.ptp(scores) > 0.1  # searched, where training would start even
+    assert not [name for name in arrays if 'scores/' in name]  # and not learned
+    shown = arrays_of(tmp_path)[1]['softmax/combination/scores']
+    shown = (np.exp(shown) / np.exp(shown).sum()).round(3).tolist()
+    assert f'{dict(zip(model.BRANCHES, shown, strict=True))}' in out
+
+
+def test_what_was_trained_on_the_other_side_is_refused(data_dir, tmp_path):
+    """A CNN that has seen the clips a hybrid is measured on would measure memory."""
+    motion = ['--stage=motion', '--motion_weights=random', '--steps=1']
+    narrow_train(data_dir, tmp_path / 'cnn', *motion, '--batch_size=2', '--split=1')
+    hybrid = [*HYBRID, '--branches=motion_lstm', '--steps=1']
+    weights = f'--motion_weights={tmp_path / "cnn"}'
+    for words, cure in (
+        (['--split=2'], '--split_dir and --split'),
+        (['--group_regex=v_(.*)', '--validation_groups=1'], '--validation_groups'),
+    ):
+        _, err = narrow_train(
+            data_dir, tmp_path / 'hybrid', *hybrid, weights, *words, code=1
+        )
+        line = err.splitlines()[-1]
+        assert f'{weights} was trained on Discs' in line and cure in line
+    assert not (tmp_path / 'hybrid').exists()
+    narrow_train(data_dir, tmp_path / 'hybrid', *hybrid, weights)
 
 
 def test_only_the_layers_named_are_trained(data_dir, tmp_path):
-    narrow_train(
-        data_dir,
-        tmp_path,
-        '--stage=motion',
-        '--motion_weights=random',
-        '--train_layers=conv5',
-        '--nonorm2',
-        '--subtract_mean_flow',
-        '--steps=2',
-        '--batch_size=2',
-    )
-    _, arrays = arrays_of(tmp_path)
+    words = ['--stage=motion', '--nonorm2', '--subtract_mean_flow', '--steps=2']
+    words += ['--batch_size=2']
+    first = ['--motion_weights=random', '--train_layers=conv5']
+    narrow_train(data_dir, tmp_path / 'first', *words, *first)
+    _, arrays = arrays_of(tmp_path / 'first')
     trained = {name.split('/')[2] for name in arrays if name.endswith('/Momentum')}
     assert trained == {'conv5', 'fc6', 'fc7', 'fc8'}
+
+    second = [f'--motion_weights={tmp_path / "first"}', '--train_layers=fc']
+    narrow_train(data_dir, tmp_path / 'second', *words, *second)
+    _, arrays = arrays_of(tmp_path / 'second')
+    layers = {name.split('/')[2] for name in arrays if name.startswith('motion/')}
+    # what stayed as its dump has it is not written again
+    assert layers == {'mean', 'scale', 'fc6', 'fc7', 'fc8'}
+    before = tmp_path / 'first/weights/motion'
+    after = tmp_path / 'second/weights/motion'
+    for name, kept in (('conv1', True), ('conv5', True), ('fc6', False)):
+        arrays = [np.load(folder / f'{name}/weights.npy') for folder in (before, after)]
+        assert np.array_equal(*arrays) == kept, name
+
+
+def test_what_a_run_shows_and_says_of_itself(data_dir, tmp_path):
+    words = ['--stage=motion', '--motion_weights=random', '--batch_size=2']
+    words += ['--log_every=1', '--histograms', '--steps=2']
+    narrow_train(data_dir, tmp_path, *words)
+    tags = collections.Counter()
+    for path in tmp_path.glob('events.*'):
+        for event in tf.train.summary_iterator(str(path)):
+            tags.update(value.tag for value in event.summary.value)
+    for name in ('loss', 'cross_entropy', 'accuracy', 'clips_per_second', 'waiting'):
+        assert tags[name] == 2
+    assert tags['images/0'] == tags['images/1'] == 1
+    assert tags['motion/cnn_m_2048/conv1/weights/values'] == 2
+    run = json.loads((tmp_path / 'run.json').read_text())
+    assert run['versions']['numpy'] == np.__version__
+    git = ['git', 'describe', '--always', '--dirty']
+    revision = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout
+    assert run['revision'] == revision.strip()
+
+
+@pytest.mark.parametrize(
+    'words', [['--learning_rate=1e30', '--clip_norm=0'], ['--learning_rate=1e30']]
+)
+def test_what_is_not_finite_stops_the_run_and_is_not_saved(words, data_dir, tmp_path):
+    stage = ['--stage=motion', '--motion_weights=random', '--batch_size=2', '--steps=2']
+    _, err = narrow_train(
+        data_dir, tmp_path, *stage, *words, '--checkpoint_every=1', code=1
+    )
+    line = err.splitlines()[-1]
+    assert 'step 1: the loss is not finite' in line and 'cross_entropy' in line
+    assert '--learning_rate' in line and str(tmp_path) in line
+    assert checkpoints.latest(tmp_path) == (None, 0)
+
+
+def test_features_of_another_network_or_sampling_stand_elsewhere(
+    monkeypatch, tmp_path
+):
+    narrow.patch(monkeypatch)
+    settings = {
+        **tiny.SETTINGS,
+        'data_dir': str(tmp_path),
+        'train_dir': str(tmp_path / 'one'),
+        'norm2': True,
+        'subtract_mean_flow': False,
+    }
+    cnn = train.cache_features(settings, 'motion', {}, SIZE)
+    settings['motion_weights'] = cnn['weights']
+    folders = {cnn['features']}
+    assert train.cache_features(settings, 'motion', {}, SIZE) == cnn
+    for name, value in (('num_steps', 4), ('norm2', False), ('subtract_mean_flow', 1)):
+        other = train.cache_features({**settings, name: value}, 'motion', {}, SIZE)
+        assert other['fingerprint'] == cnn['fingerprint']
+        folders.add(other['features'])
+    again = {'train_dir': str(tmp_path / 'two'), 'motion_weights': 'random', 'seed': 4}
+    other = train.cache_features({**settings, **again}, 'motion', {}, SIZE)
+    folders.add(other['features'])
+    assert len(folders) == 5
+
+
+def test_a_cnn_starts_from_its_dump_across_modalities(monkeypatch, tmp_path):
+    narrow.patch(monkeypatch)
+    with tf.Graph().as_default(), tf.Session() as session:
+        cnnm.cnn_m_2048(tf.placeholder(tf.uint8, [None, SIZE, SIZE, 3]))
+        session.run(tf.global_variables_initializer())
+        cnnm.save_weights(session, tmp_path / 'colour', 'cnn_m_2048')
+    colour = np.load(tmp_path / 'colour/conv1/weights.npy')
+    with tf.Graph().as_default(), tf.Session() as session:
+        settings = {**tiny.SETTINGS, 'stage': 'motion', 'cross_modality': True}
+        model.classifier(settings, 3, SIZE)
+        cnns = {'motion': {'weights': tmp_path / 'colour'}}
+        model.initialize(session, settings, cnns)
+        found = dump.variables(session.graph, 'motion/cnn_m_2048')
+        first = session.run(found['conv1/weights'])
+    np.testing.assert_array_equal(first, cnnm.cross_modality(colour, 6))
 
 
 def test_shards_fill_the_cache_together(undisturbed, data_dir, tmp_path):

@@ -133,9 +133,8 @@ def make_run(folder, stage, name=None, **given):
     split = splits.load(index, settings['split_dir'])
     rows = {e.clip: index[e.clip] for e in split.train + split.test}
     preprocessing = clips.preprocessing_of(rows.values())
-    stored = checkpoints.start(
-        train_dir, train.describe(settings, split, preprocessing)
-    )
+    run = checkpoints.describe(settings, split, split.train, preprocessing)
+    stored = checkpoints.start(train_dir, run)
     cnns = train.prepare_cnns(settings, rows, SIZE)
     checkpoints.keep_cnns(train_dir, stored, cnns)
     if stage == 'features':

@@ -1,19 +1,26 @@
 """What a --train_dir holds, and how it is found again.
 
     run.json      flags, class list, list hashes, preprocessing, training clips, CNNs
-    log.jsonl     one line a log step: loss parts, accuracy, rate
-    weights/<stream>/    the stream's CNN as a dump
-    model.ckpt-N.*, checkpoint    the last checkpoint and which it is
+    log.jsonl     a line each log step: loss parts, accuracy, rate; and each validation
+    weights/<stream>/    the stream's CNN as a dump, at the end of its stage
+    model.ckpt-N.*, checkpoint    the last two checkpoints and which they are
+    best/         the best checkpoint in validation
+    events.*      what TensorBoard shows
 
 `train.py` writes it, `evaluate.py` reads it, and a later stage starts from it.
 """
 
+import datetime
 import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 
+import cv2
+import numpy as np
+import scipy
 import tensorflow.compat.v1 as tf
 
 # Flags that may change between the parts of one run; any other makes another run.
@@ -31,6 +38,7 @@ FREE_FLAGS = (
 SLOTS = re.compile(r'/Momentum$|/Adam(_1)?$|beta[12]_power$')
 # What evaluation and a resumed run must find as it was.
 FIXED = ('class_names', 'list_hashes', 'preprocessing', 'train_clips')
+DAMAGED = '{}: the checkpoint is damaged; delete its files to go on from the one before'
 
 
 def write_json(path, value):
@@ -50,11 +58,64 @@ def read(train_dir):
     path = pathlib.Path(train_dir, 'run.json')
     if not path.is_file():
         raise ValueError(f'--train_dir={train_dir}: no run.json, so no run of train.py')
-    return json.loads(path.read_text(encoding='utf-8'))
+    try:
+        run = json.loads(path.read_text(encoding='utf-8'))
+        run['settings']['stage'], run['cnns'], [run[name] for name in FIXED]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is damaged ({error!r}): put it back, or give another --train_dir'
+        ) from error
+    return run
+
+
+def describe(settings, split, examples, preprocessing):
+    """A new run as run.json holds it.
+
+    Args:
+      settings: flags by name.
+      split: splits.Split.
+      examples: what is trained on, the split's train side without held-out groups.
+      preprocessing: of clips.preprocessing_of.
+    """
+    return {
+        'settings': settings,
+        'class_names': split.class_names,
+        'list_hashes': split.hashes,
+        'missing': split.missing,
+        'preprocessing': preprocessing,
+        'train_clips': [example.clip for example in examples],
+        'train_groups': sorted(
+            {f'{split.class_names[e.label]}/{e.group}' for e in examples}
+        ),
+        'versions': {
+            'python': sys.version.split()[0],
+            **{library.__name__: library.__version__ for library in (cv2, np, scipy)},
+            'tensorflow': tf.__version__,
+        },
+        'revision': git_revision(),
+        'started': datetime.datetime.now().isoformat(timespec='seconds'),
+        'cnns': {},
+    }
+
+
+def git_revision():
+    """The checkout's commit, '' outside one."""
+    try:
+        done = subprocess.run(
+            ['git', 'describe', '--always', '--dirty'],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        return ''
+    return done.stdout.strip()
 
 
 def start(train_dir, run):
     """Writes run.json, or checks that the run already there is this one.
+
+    A run that ended before anything came of it, for a wrong flag, is forgotten.
 
     Args:
       train_dir: the run's folder, made where it does not exist.
@@ -67,10 +128,11 @@ def start(train_dir, run):
       ValueError: the folder holds another run; names what differs.
     """
     path = pathlib.Path(train_dir, 'run.json')
-    if not path.exists():
-        if latest(train_dir)[0]:
+    begun = latest(train_dir)[0] or os.path.isdir(os.path.join(train_dir, 'weights'))
+    if not (path.exists() and begun):
+        if begun:
             raise ValueError(
-                f'--train_dir={train_dir} holds checkpoints but no run.json that says '
+                f'--train_dir={train_dir} holds weights but no run.json that says '
                 'of what: give another folder'
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,38 +186,6 @@ def check_same(train_dir, before, now):
             )
 
 
-def find_weights(given, stream, train_dir):
-    """The folder of the dump that --<stream>_weights names.
-
-    Args:
-      given: a dump, a --train_dir that holds one, or 'random'.
-      stream: 'spatial' or 'motion'.
-      train_dir: the run's folder; a random network is saved there at first use, so
-        that every later step sees the same one.
-
-    Returns:
-      Path as str, or None for a random network not yet saved.
-
-    Raises:
-      ValueError: no dump is named, or none is there.
-    """
-    if not given:
-        raise ValueError(
-            f'--{stream}_weights is needed: a dump (python -m weights.convert makes '
-            'one), the --train_dir of an earlier stage, or the word random'
-        )
-    own = pathlib.Path(train_dir, 'weights', stream)
-    if given == 'random':
-        return str(own) if (own / 'dump.json').exists() else None
-    for folder in (pathlib.Path(given), pathlib.Path(given, 'weights', stream)):
-        if (folder / 'dump.json').exists():
-            return str(folder)
-    raise ValueError(
-        f'--{stream}_weights={given}: neither a dump nor a --train_dir with '
-        f'weights/{stream} in it (a stage writes that when it ends)'
-    )
-
-
 def cut_log(train_dir, step):
     """Drops the lines of log.jsonl after `step`, which will be written again.
 
@@ -189,7 +219,7 @@ def best_validation(log_path):
 
 
 def save(saver, session, train_dir, step):
-    """Writes a checkpoint; a failure leaves the one before and is said."""
+    """Writes a checkpoint; False where that fails, which leaves the one before."""
     try:
         os.makedirs(train_dir, exist_ok=True)
         saver.save(
@@ -207,6 +237,8 @@ def save(saver, session, train_dir, step):
             'the one before is kept',
             file=sys.stderr,
         )
+        return False
+    return True
 
 
 def take_over(saver, train_dir):
@@ -237,6 +269,14 @@ def latest(train_dir):
     return found[-1], int(found[-1].rsplit('-', 1)[1])
 
 
+def variables_in(checkpoint):
+    """Shapes by name of what a checkpoint holds; ValueError where it is damaged."""
+    try:
+        return dict(tf.train.list_variables(checkpoint))
+    except tf.errors.OpError as error:
+        raise ValueError(DAMAGED.format(checkpoint)) from error
+
+
 def restore(session, checkpoint, without_slots=False):
     """Restores every variable of the graph that the checkpoint holds.
 
@@ -249,9 +289,9 @@ def restore(session, checkpoint, without_slots=False):
       Names of the variables restored.
 
     Raises:
-      ValueError: a variable has another shape in the checkpoint.
+      ValueError: a variable has another shape in the checkpoint, or it is damaged.
     """
-    stored = dict(tf.train.list_variables(checkpoint))
+    stored = variables_in(checkpoint)
     found = [v for v in tf.global_variables() if v.op.name in stored]
     if without_slots:
         found = [v for v in found if not SLOTS.search(v.op.name)]
@@ -261,5 +301,9 @@ def restore(session, checkpoint, without_slots=False):
                 f'{checkpoint}: {variable.op.name} is {stored[variable.op.name]}, the '
                 f'graph wants {variable.shape.as_list()}; were the flags the same?'
             )
-    tf.train.Saver(found).restore(session, checkpoint)
+    try:
+        with tf.name_scope('train/'):  # where TensorBoard shows what is no method
+            tf.train.Saver(found).restore(session, checkpoint)
+    except tf.errors.OpError as error:
+        raise ValueError(DAMAGED.format(checkpoint)) from error
     return [variable.op.name for variable in found]

@@ -8,19 +8,17 @@ code; nothing is written unless every array is there, of the right shape and fin
 
 import os
 import pathlib
-import sys
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from absl import app
 from absl import flags
 
 import cnnm
 import vgg
+from data import command_line
 from weights import dump
 from weights import readers
 
-FLAGS = flags.FLAGS
 CLASSES = 1000  # of a network whose file has no fc8
 
 
@@ -149,16 +147,13 @@ def define_flags():
     flags.mark_flags_as_required(['source', 'network', 'out'])
 
 
-def main(_):
-    """Converts, or prints the one line that says why not."""
-    if FLAGS.source == 'keras' and FLAGS.network != 'vgg19':
-        sys.exit('--source=keras has VGG-19 only: use --network=vgg19')
-    try:
-        convert(FLAGS.source, FLAGS.network, FLAGS.out, FLAGS.frame_size)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+def main(values):
+    """Converts; ValueError with the reason where that cannot be."""
+    if values.source == 'keras' and values.network != 'vgg19':
+        raise ValueError('--source=keras has VGG-19 only: use --network=vgg19')
+    convert(values.source, values.network, values.out, values.frame_size)
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command_line.run(main)

@@ -6,8 +6,8 @@
 
     python -m weights.dump --dir=weights/vgg19     # compare every array with its sha256
 
-Each array is memory-mapped and fed in place of its variable's initial value, a
-placeholder that every variable already has. np.save aligns data as TensorFlow wants it,
+Each array is memory-mapped and fed in place of its variable's initial value, so that
+loading needs no placeholder and no op. np.save aligns data as TensorFlow wants it,
 so the variable then *is* the mapped file: nothing is copied until a training step
 writes, and what is written stays in memory.
 """
@@ -18,15 +18,14 @@ import math
 import os
 import pathlib
 import shutil
-import sys
 import typing
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from absl import app
 from absl import flags
 
-FLAGS = flags.FLAGS
+from data import command_line
+
 DESCRIPTION = 'dump.json'
 INPUT_ORDER = {3: 'BGR'}  # by channels; everything else is flow x1, y1, .. xL, yL
 
@@ -150,7 +149,7 @@ def mapped(directory, name, shape):
 
 
 def check_shape(directory, name, stored, wanted):
-    """Refuses an array that does not fit its variable, and says why if it is fc6."""
+    """Refuses an array that does not fit its variable, and says why where it shows."""
     if stored == wanted:
         return
     reason = 'another network or input'
@@ -160,8 +159,12 @@ def check_shape(directory, name, stored, wanted):
             f'another frame size, which leaves {stored[0] // 512} positions before '
             f'fc6 where the graph has {wanted[0] // 512}'
         )
-    elif len(stored) == len(wanted) == 4 and stored[2] != wanted[2]:
-        reason = f'{stored[2]} input channels (--cross_modality turns 3 into any)'
+    elif name == 'mean' or (name == 'conv1/weights' and stored[2:3] != wanted[2:3]):
+        channels = stored[0] if name == 'mean' else stored[2]
+        reason = (
+            f'{channels} input channels (--cross_modality starts a network for flow '
+            'from one for colour)'
+        )
     raise ValueError(
         f'{directory}/{name}.npy is {list(stored)}, the variable is {list(wanted)}: '
         f'the dump is for {reason}'
@@ -300,17 +303,13 @@ def define_flags():
     flags.mark_flag_as_required('dir')
 
 
-def main(_):
-    """Prints what the dump is, or the one line that says what is wrong with it."""
-    try:
-        described = description(FLAGS.dir)
-        count = verify(FLAGS.dir)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-    print(f'{FLAGS.dir}: {described["network"]} from {described["origin"]}')
-    print(f'{count} arrays as described, fingerprint {fingerprint(FLAGS.dir)}')
+def main(values):
+    """Prints what the dump is; ValueError where it is not what dump.json says."""
+    described, count = description(values.dir), verify(values.dir)
+    print(f'{values.dir}: {described["network"]} from {described["origin"]}')
+    print(f'{count} arrays as described, fingerprint {fingerprint(values.dir)}')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command_line.run(main)

@@ -349,10 +349,15 @@ def read_checkpoint(source, network):
         if f'/{name}'.endswith(f'/{first}/weights')
     ]
     if len(scopes) != 1:
-        raise ValueError(f'it has {len(scopes)} networks with a layer {first}')
-    ours = f'{scopes[0]}mean' in names
+        raise ValueError(
+            f'it has {len(scopes)} networks with a layer {first}; a --train_dir of '
+            'train.py that left layers as they were has all of them in weights/'
+        )
     # slim keeps conv1_1 below conv1, and fully connected layers beside that
-    scope = scopes[0] if ours else scopes[0].removesuffix('conv1/')
+    ours = not scopes[0].endswith('conv1/')
+    scope = scopes[0].removesuffix('conv1/')
+    if ours and f'{scope}mean' not in names:
+        raise ValueError(f'it does not say which mean {scope} subtracts')
     layers = {}
     for name in names:
         # optimizer slots end differently
