@@ -551,14 +551,18 @@ def test_what_a_run_shows_and_says_of_itself(data_dir, tmp_path):
     words = ['--stage=motion', '--motion_weights=random', '--batch_size=2']
     words += ['--log_every=1', '--histograms', '--steps=2']
     narrow_train(data_dir, tmp_path, *words)
-    tags = collections.Counter()
-    for path in tmp_path.glob('events.*'):
-        for event in tf.train.summary_iterator(str(path)):
-            tags.update(value.tag for value in event.summary.value)
+    (path,) = tmp_path.glob('events.*')
+    events = list(tf.train.summary_iterator(str(path)))
+    tags = collections.Counter(v.tag for e in events for v in e.summary.value)
     for name in ('loss', 'cross_entropy', 'accuracy', 'clips_per_second', 'waiting'):
         assert tags[name] == 2
     assert tags['images/0'] == tags['images/1'] == 1
     assert tags['motion/cnn_m_2048/conv1/weights/values'] == 2
+    graph = tf.GraphDef.FromString(
+        next(event.graph_def for event in events if event.graph_def)
+    )
+    top = {node.name.split('/')[0] for node in graph.node}
+    assert top == {'inputs', 'motion', 'loss', 'train'}  # as the method reads
     run = json.loads((tmp_path / 'run.json').read_text())
     assert run['versions']['numpy'] == np.__version__
     git = ['git', 'describe', '--always', '--dirty']

@@ -1,17 +1,20 @@
-"""Training speed, as ratios within one run.
+"""Training speed and memory, as ratios within one run.
 
     python -m tests.bench.bench_training [--quick]
 
 1. One LSTM training step (B 32, T 25, D 4096, U 1024) with the input projection as one
    product before the loop, as `model.lstm` does, against inside the loop.
-2. One clip of a hybrid step on cached features (T 25, B 32) against one clip of the
-   joint stage's step from pixels (T 25, B 1): an epoch has the same clips in both.
+2. An epoch of the same stored clips (T 25) in the hybrid stage, from cached features,
+   and in the joint stage, from pixels at 224, both through the readers of train.py.
 3. The share of a CNN-M-2048 training step (224 pixels, L 10) spent waiting for input
    that is decoded ahead by threads on the same cores.
+4. Peak memory of joint training for T 8, 16, 25, and for clips 50 times as long.
 
 --quick measures smaller sizes, to see that it runs.
 """
 
+import concurrent.futures
+import multiprocessing
 import os
 import pathlib
 import tempfile
@@ -24,20 +27,31 @@ from absl import app
 from absl import flags
 
 import model
-from data import augment
 from data import batches
 from data import clips
+from data import features
+from data import feeds
+from data import splits
 from weights import initial
 
 FLAGS = flags.FLAGS
+CLASSES = 8
+WORKERS = os.cpu_count()  # threads that read ahead
 SETTINGS = {
+    'stack_length': 10,
+    'branches': list(model.BRANCHES),
+    'head': 'concat',
+    'lstm_units': list(model.LSTM_UNITS),
     'optimizer': 'momentum',
     'learning_rate': 1e-3,
+    'keep_prob': 0.5,
     'clip_norm': 10.0,
     'fusion_rate': 1e-2,
     'fusion_l1': 3e-5,
     'fusion_l21': 3e-5,
     'fusion_l2': 3e-5,
+    'balanced': False,
+    'seed': 0,
 }
 
 
@@ -97,60 +111,6 @@ def lstm_step(hoisted, batch, steps, depth, units):
     return took, begun
 
 
-def train_step(inputs, logits, decay=3e-5):
-    """Train op of a stage's graph."""
-    variables = tf.trainable_variables()
-    parts = model.loss_parts(logits, inputs['labels'], variables, decay)
-    rate = tf.constant(1e-3)
-    return model.training(parts['loss'], variables, rate, SETTINGS)
-
-
-def common(count):
-    """Labels, dropout and seeds of `count` clips, by input name."""
-    return {
-        'labels': np.arange(count) % 8,
-        'keep_prob': 0.5,
-        'dropout_seed': [0, 1],
-    }
-
-
-def hybrid_clip(batch, steps, width=4096):
-    """Seconds a clip of a hybrid step on cached features."""
-    random = np.random.RandomState(0)
-    with tf.Graph().as_default(), tf.Session() as session:
-        inputs, logits, _ = model.hybrid_classifier(
-            dict.fromkeys(model.STREAMS, width),
-            8,
-            model.BRANCHES,
-            'concat',
-            model.LSTM_UNITS,
-        )
-        train_op = train_step(inputs, logits)
-        session.run(tf.global_variables_initializer())
-        named = {**common(batch), 'lengths': np.full(batch, steps)}
-        for stream in model.STREAMS:
-            named[stream] = random.rand(batch, steps, width).astype(np.float16)
-        feed = {inputs[name]: value for name, value in named.items()}
-        return seconds(lambda: session.run(train_op, feed), 3) / batch
-
-
-def joint_clip(steps, size, stack_length=10):
-    """Seconds of a joint step on one clip."""
-    random = np.random.RandomState(0)
-    with tf.Graph().as_default(), tf.Session() as session:
-        inputs, logits, _ = model.joint_classifier(
-            size, stack_length, 8, model.BRANCHES, 'concat', model.LSTM_UNITS
-        )
-        train_op = train_step(inputs, logits)
-        session.run(tf.global_variables_initializer())
-        named = {**common(1), **augment.whole_pictures(1), 'lengths': [steps]}
-        for stream in model.STREAMS:
-            shape = [1, steps, *inputs[stream].shape[2:]]
-            named[stream] = random.randint(0, 256, shape).astype(np.uint8)
-        feed = {inputs[name]: value for name, value in named.items()}
-        return seconds(lambda: session.run(train_op, feed), 1)
-
-
 def store_clips(data_dir, count, frames, size):
     """Stores clips of drifting noise; returns their rows as clips.csv has them."""
     random = np.random.RandomState(0)
@@ -159,56 +119,140 @@ def store_clips(data_dir, count, frames, size):
     rows = []
     for number in range(count):
         clip = f'A/x{number}'
-        for path in (clips.frames_path, clips.flow_path):
-            pathlib.Path(path(data_dir, clip)).parent.mkdir(parents=True, exist_ok=True)
-        writer = clips.open_flow_writer(clips.flow_path(data_dir, clip), size)
-        for t in range(frames - 1):
-            flow = np.roll(texture, (t, 2 * t), (0, 1))[:, :, :2] / 64.0
-            writer.write(clips.flow_picture(clips.quantize_flow(flow.astype('f'))))
-        writer.release()
+        frames_file = clips.frames_path(data_dir, clip)
+        flow_file = clips.flow_path(data_dir, clip)
+        for file in (frames_file, flow_file):
+            pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
+        frames_writer = clips.open_frames_writer(frames_file, size)
+        flow_writer = clips.open_flow_writer(flow_file, size)
+        for t in range(frames):
+            frame = np.roll(texture, (t, 2 * t), (0, 1))
+            frames_writer.write(frame)
+            if t:
+                flow = clips.quantize_flow(frame[:, :, :2] / np.float32(64))
+                flow_writer.write(clips.flow_picture(flow))
+        frames_writer.release()
+        flow_writer.release()
         rows.append({'clip': clip, 'frames': frames})
     return rows
 
 
-def waiting_share(batch, size, steps, stack_length=10):
-    """(share of the time spent waiting, seconds a step) of CNN-M training."""
-    with (
-        tempfile.TemporaryDirectory() as data_dir,
-        tf.Graph().as_default(),
-        tf.Session() as session,
-    ):
-        rows = store_clips(data_dir, batch, 60, size)
-        inputs, logits, _ = model.cnn_classifier('motion', size, stack_length, 8)
-        train_op = train_step(inputs, logits)
+def store_features(data_dir, rows, steps, width=4096):
+    """Stores random features of the clips; returns the CNNs as run.json keeps them."""
+    random = np.random.RandomState(0)
+    cnns = {}
+    for stream in model.STREAMS:
+        folder = features.directory(data_dir, stream, {})
+        for row in rows:
+            source = features.source_path(data_dir, stream, row['clip'])
+            values = random.rand(steps, width).astype(np.float32)
+            path = folder / f'{row["clip"]}.npy'
+            features.write(path, values, source, features.stamp(source))
+        cnns[stream] = {'features': folder.name, 'width': width}
+    return cnns
+
+
+def run_steps(data_dir, rows, size, cnns, count, **settings):
+    """Trains `count` steps of a stage, after one that is not counted.
+
+    Args:
+      data_dir: where the clips of `rows` stand.
+      rows: their rows as clips.csv has them.
+      size: side of the stored pictures in pixels.
+      cnns: dict stream -> {'features', 'width'}; the values are empty from pixels.
+      count: steps.
+      settings: flags of train.py: stage, batch_size, num_steps.
+
+    Returns:
+      (seconds of the counted steps, seconds of them spent waiting for input).
+    """
+    settings = {**SETTINGS, 'data_dir': data_dir, **settings}
+    examples = [
+        splits.Example(row['clip'], n % CLASSES, row['clip'])
+        for n, row in enumerate(rows)
+    ]
+    index = {row['clip']: row for row in rows}
+    read = feeds.training_reader(settings, examples, index, cnns)
+    widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
+    with tf.Graph().as_default(), tf.Session() as session:
+        inputs, logits, _ = model.classifier(settings, CLASSES, size, widths)
+        variables = tf.trainable_variables()
+        parts = model.loss_parts(logits, inputs['labels'], variables, 3e-5)
+        rate = tf.constant(1e-3)
+        train_op = model.training(parts['loss'], variables, rate, settings)
         session.run(tf.global_variables_initializer())
-
-        def read(step):
-            images = batches.random_pictures(
-                data_dir, 'motion', rows, stack_length, 0, step
-            )
-            draws = augment.random_crops(batch, 0, step)
-            return {**common(batch), **draws, 'images': images}
-
-        feeds = batches.read_ahead(read, range(steps + 1), os.cpu_count())
-        waited = 0.0
-        for step in range(steps + 1):
-            begun = time.perf_counter()
-            named = next(feeds)
+        waited, begun = 0.0, None
+        ahead = batches.read_ahead(read, range(1 + count), WORKERS)
+        for step in range(1 + count):
+            asked = time.perf_counter()
+            named = next(ahead)
             if step:
-                waited += time.perf_counter() - begun
-            else:
-                since = None
-            feed = {inputs[name]: value for name, value in named.items()}
-            session.run(train_op, feed)
-            since = since or time.perf_counter()  # the first step is not counted
-        total = time.perf_counter() - since
-    return waited / total, total / steps
+                waited += time.perf_counter() - asked
+            session.run(train_op, {inputs[n]: value for n, value in named.items()})
+            begun = begun or time.perf_counter()  # the first step is not counted
+        return time.perf_counter() - begun, waited
+
+
+def joint_peak(data_dir, rows, size, **settings):
+    """Peak memory in bytes of a process that trains two joint steps."""
+    cnns = {stream: {} for stream in model.STREAMS}
+    run_steps(data_dir, rows, size, cnns, 1, stage='joint', **settings)
+    # ru_maxrss would begin with what the parent held when it started this process
+    status = pathlib.Path('/proc/self/status').read_text()
+    return int(status.partition('VmHWM:')[2].split()[0]) * 1024
+
+
+def bench_epochs(data_dir, rows, size, steps):
+    """An epoch of the hybrid on cached features against one of the joint stage."""
+    count, pair = len(rows), 2
+    cnns = store_features(data_dir, rows, steps)
+    settings = {'stage': 'hybrid', 'batch_size': count, 'num_steps': steps}
+    cached, _ = run_steps(data_dir, rows, size, cnns, 1, **settings)
+    cnns = {stream: {} for stream in model.STREAMS}
+    settings = {'stage': 'joint', 'batch_size': pair, 'num_steps': steps}
+    joint, _ = run_steps(data_dir, rows, size, cnns, count // pair, **settings)
+    print(
+        f'an epoch of {count} clips, T {steps}: hybrid {cached:.2f} s on cached '
+        f'features, joint {joint:.1f} s from {size} pixels: {joint / cached:.0f} '
+        'times (100 wanted)',
+        flush=True,
+    )
+
+
+def bench_waiting(data_dir, rows, size, count):
+    """How long the motion stage waits for input."""
+    settings = {'stage': 'motion', 'batch_size': len(rows)}
+    seconds, waited = run_steps(data_dir, rows, size, {}, count, **settings)
+    print(
+        f'CNN-M-2048 step, {len(rows)} stacks at {size} pixels: {seconds / count:.2f} '
+        f's, {waited / seconds:.1%} of it waiting for input (5 % allowed)',
+        flush=True,
+    )
+
+
+def bench_memory(data_dir, size, frames, all_steps):
+    """Peak memory of joint training by T, and by the length of the clips."""
+    spawn = multiprocessing.get_context('spawn')
+    for length in (frames, 50 * frames):
+        rows = store_clips(data_dir, 2, length, size)
+        for steps in all_steps:
+            settings = {'batch_size': 2, 'num_steps': steps}
+            with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+                call = pool.submit(joint_peak, data_dir, rows, size, **settings)
+                peak = call.result() / 2**30
+            print(
+                f'joint training, 2 clips of {length:,} frames, T {steps}, {size} '
+                f'pixels: peak {peak:.2f} GiB',
+                flush=True,
+            )
+        all_steps = all_steps[:1]  # one T is enough to see that length costs nothing
 
 
 def main(_):
     """Measures and prints, one line each."""
+    tf.logging.set_verbosity(tf.logging.ERROR)
     quick = FLAGS.quick
-    print(f'{os.cpu_count()} cores, TensorFlow {tf.__version__}', flush=True)
+    print(f'{WORKERS} cores, TensorFlow {tf.__version__}', flush=True)
 
     shape = (4, 5, 64, 32) if quick else (32, 25, 4096, 1024)
     hoisted, one = lstm_step(True, *shape)
@@ -221,21 +265,12 @@ def main(_):
         flush=True,
     )
 
-    steps, size = (3, 48) if quick else (25, 224)
-    cached = hybrid_clip(4 if quick else 32, steps)
-    joint = joint_clip(steps, size)
-    print(
-        f'a clip of T {steps}: hybrid step {cached:.3f} s on cached features, joint '
-        f'step {joint:.1f} s at {size} pixels: {joint / cached:.0f} times (100 wanted)',
-        flush=True,
-    )
-
-    batch, steps = (4, 3) if quick else (32, 8)
-    share, step = waiting_share(batch, size, steps)
-    print(
-        f'CNN-M-2048 step, {batch} stacks at {size} pixels: {step:.2f} s, '
-        f'{share:.1%} of it waiting for input (5 % allowed)'
-    )
+    size = 48 if quick else 224
+    with tempfile.TemporaryDirectory() as data_dir:
+        rows = store_clips(data_dir, 4 if quick else 32, 60, size)
+        bench_epochs(data_dir, rows[: 4 if quick else 16], size, 3 if quick else 25)
+        bench_waiting(data_dir, rows, size, 3 if quick else 8)
+        bench_memory(data_dir, size, 100, (2, 3) if quick else (8, 16, 25))
 
 
 if __name__ == '__main__':
