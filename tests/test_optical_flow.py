@@ -378,6 +378,30 @@ def test_ctrl_c_while_a_worker_starts_is_not_lost(request):
     assert signal.SIGINT in signals
 
 
+def test_what_may_not_be_read_fails_alone(drawn, tmp_path):
+    videos = tmp_path / 'videos'
+    shutil.copytree(drawn, videos)
+    shutil.copytree(drawn / 'A', videos / 'Locked')
+    (videos / 'A/plain.avi').chmod(0)
+    (videos / 'Locked').chmod(0)
+    words = [sys.executable, 'optical_flow.py', SIZE]
+    if os.getuid() == 0:  # who may read everything, unless it gives the right up
+        if not shutil.which('setpriv'):
+            pytest.skip('root reads everything, and there is no setpriv')
+        rights = '-dac_override,-dac_read_search'
+        words[:0] = ['setpriv', f'--bounding-set={rights}', f'--inh-caps={rights}']
+    words += [f'--video_dir={videos}', f'--data_dir={tmp_path / "data"}']
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    (videos / 'Locked').chmod(0o700)  # so that the folder can be removed
+    assert done.returncode == 1, done.stderr
+    table = [line.split(maxsplit=1) for line in done.stdout.splitlines()[-2:]]
+    assert table == [
+        ['A/plain', 'Permission denied'],
+        ['Locked', 'Permission denied'],
+    ]
+    assert len(clips.read_index(str(tmp_path / 'data'))) == 5
+
+
 def assert_gone(group):
     """No process of the group is left within two seconds."""
     deadline = time.monotonic() + 2
