@@ -84,6 +84,8 @@ def crop_and_mirror(images, crop_scale, place, mirrored):
     size = int(images.shape[1])
     boxes = crop_boxes(size, crop_scale, place)
     rows = tf.range(tf.shape(images)[0])
-    crops = tf.image.crop_and_resize(images, boxes, rows, [size, size])
+    crops = tf.image.crop_and_resize(
+        images, boxes, box_indices=rows, crop_size=[size, size]
+    )
     crops.set_shape(images.shape)
     return tf.where_v2(mirrored[:, None, None, None], mirror(crops), crops)
