@@ -21,18 +21,18 @@ import time
 import cv2
 import numpy as np
 
-# fewer of TensorFlow's notes before the one line that says what is wrong
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-# The same for notes on damaged videos: the reasons people read are in our words.
+# The reasons why a video is damaged are in our words.
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
-import tensorflow.compat.v1 as tf
+from data import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
 import tqdm
 
 import model
 from data import augment
 from data import batches
 from data import clips
-from data import command_line
 from data import features
 from data import splits
 from results import inference

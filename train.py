@@ -26,15 +26,15 @@ import time
 
 import numpy as np
 
-# fewer of TensorFlow's notes before the one line that says what is wrong
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-import tensorflow.compat.v1 as tf
+from data import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
 import tqdm
 
 import model
 from data import batches
 from data import clips
-from data import command_line
 from data import features
 from data import feeds
 from data import splits

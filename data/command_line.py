@@ -8,11 +8,32 @@ absl's own runner prints three lines for a mistyped flag and a traceback for a m
 file; people need the name of the flag or file and the way out.
 """
 
+import contextlib
 import os
 import sys
 
 from absl import app
 from absl import flags
+
+
+@contextlib.contextmanager
+def tensorflow_in_silence():
+    """Keeps off the screen what TensorFlow says while it is imported.
+
+    Those lines obey no setting and would bury the one that says what is wrong.
+    TF_CPP_MIN_LOG_LEVEL=0 shows them, and all else that it has to say.
+    """
+    if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
+        yield
+        return
+    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # it writes past sys.stderr
+    try:
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)
 
 
 def run(main, stopped='stopped'):

@@ -10,12 +10,14 @@ import os
 import pathlib
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import flags
 
+from data import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
 import cnnm
 import vgg
-from data import command_line
 from weights import dump
 from weights import readers
 
