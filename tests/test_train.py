@@ -18,6 +18,7 @@ import tiny
 import cnnm
 import model
 import train
+from data import augment
 from data import clips
 from data import make_demo
 from weights import checkpoints
@@ -624,6 +625,32 @@ def test_a_cnn_starts_from_its_dump_across_modalities(monkeypatch, tmp_path):
         found = dump.variables(session.graph, 'motion/cnn_m_2048')
         first = session.run(found['conv1/weights'])
     np.testing.assert_array_equal(first, cnnm.cross_modality(colour, 6))
+
+
+def test_joint_scales_are_of_the_steps_that_are_there(monkeypatch, graph):
+    """Padding is zeros, which is the fastest flow there is."""
+    narrow.patch(monkeypatch)
+    settings = {**tiny.SETTINGS, 'stage': 'joint', 'hybrid_weights': None}
+    inputs, _, end_points = model.classifier(settings, 3, SIZE)
+    random = np.random.default_rng(0)
+    batch = {**augment.whole_pictures(2), 'lengths': [4, 1], 'labels': [0, 1]}
+    batch.update(keep_prob=1.0, dropout_seed=[0, 0])
+    for stream, channels in (('spatial', 3), ('motion', 6)):
+        shape = [2, 4, SIZE, SIZE, channels]
+        batch[stream] = random.integers(100, 156, shape).astype(np.uint8)
+        batch[stream][1, 1:] = 0
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        train.start_joint(session, settings, inputs, end_points, lambda step: batch)
+        feed = {inputs[name]: value for name, value in batch.items()}
+        by_name = {v.op.name: v for v in tf.global_variables()}
+        for stream in model.STREAMS:
+            scale = by_name[f'inputs/{stream}_scale']
+            fc6 = session.run(end_points[f'{stream}/fc6'], feed)
+            there = fc6.reshape(2, 4, -1)
+            there = np.concatenate([there[0], there[1, :1]])
+            np.testing.assert_allclose(session.run(scale), there.std(), rtol=1e-5)
+            assert abs(fc6.std() / there.std() - 1) > 0.1  # padding would show
 
 
 def test_shards_fill_the_cache_together(undisturbed, data_dir, tmp_path):
