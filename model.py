@@ -31,6 +31,7 @@ FUSION_UNITS = 200
 # A name that ends in / opens the scope again, where `inputs` would make an inputs_1.
 INPUTS_SCOPE = 'inputs/'
 FUSION_WEIGHTS = 'regularized_fusion_network/fusion/weights'
+COMBINATION = 'softmax/combination/scores'
 
 
 # -- streams --------------------------------------------------------------------------

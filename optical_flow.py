@@ -163,7 +163,7 @@ def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
         _publish(source, temporary, data_dir, clip)
         return {**row, 'status': 'ok', 'error': ''}
     except (ValueError, OSError, MemoryError, cv2.error) as error:
-        reason = _one_line(error, source)
+        reason = one_line(error, source)
         return {**row, 'status': row['status'] or 'error', 'error': reason}
     finally:
         for file in temporary:
@@ -187,6 +187,11 @@ def _write_pair(source, row, frames_file, flow_file):
         else:
             flow_writer.write(clips.flow_picture(field))
         row['frames'] += 1
+        if row['frames'] % 256 == 0 and os.path.getsize(frames_file) > clips.LARGEST:
+            raise ValueError(
+                f'{row["frames"]} frames fill {clips.LARGEST / 1e9:.0f} GB, more than '
+                'an AVI file should hold: cut the video, or give a smaller --frame_size'
+            )
     frames_writer.release()
     flow_writer.release()
 
@@ -203,9 +208,7 @@ def _assert_whole(file, count):
         probe.write(bytes(1 << 20))
         probe.flush()
         os.fsync(probe.fileno())
-    large = os.path.getsize(file) > 3.9e9
-    why = 'an AVI file ends at 4 GB' if large else 'is the disk full?'
-    raise ValueError(f'what was written is not whole ({why})')
+    raise ValueError('what was written is not whole: is the disk full?')
 
 
 def _publish(source, temporary, data_dir, clip):
@@ -229,7 +232,7 @@ def _publish(source, temporary, data_dir, clip):
         raise
 
 
-def _one_line(error, known=None):
+def one_line(error, known=None):
     """The reason, with the file's name unless it is the one that is `known`."""
     if isinstance(error, cv2.error):
         return f'OpenCV: {" ".join(error.err.split())}'
@@ -344,7 +347,7 @@ def show(values, index, bad):
             path = preview.write_sheet(values.data_dir, whole[n])
             print(videos.printable(path))
         except (ValueError, OSError, cv2.error) as error:
-            bad[whole[n]['clip']] = _one_line(error)
+            bad[whole[n]['clip']] = one_line(error)
 
 
 def verify(values, index, bad):

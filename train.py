@@ -58,7 +58,6 @@ DEFAULTS = {
 }
 # Signals that asked to stop; the loop looks here after every step.
 STOP = []
-COMBINATION = 'softmax/combination/scores'
 
 
 def by_stage(name):
@@ -245,8 +244,8 @@ def settings_of_stage(values):
 
 
 def check_flags(settings):
-    """Raises ValueError, naming the flag, where a value cannot work or would be ignored
-    by the stage."""
+    """Raises ValueError, naming the flag, where a value cannot work, or where what it
+    asks for is not in the stage."""
     stage = settings['stage']
     for name in ('data_dir', 'train_dir'):
         if not settings[name]:
@@ -398,9 +397,9 @@ def save(saver, session, directory, step, weights=None):
     if weights is None:
         return checkpoints.save(saver, session, directory, step)
     scores = np.log(np.maximum(weights, 1e-6))
-    model.set_variable(session, COMBINATION, scores)
+    model.set_variable(session, model.COMBINATION, scores)
     written = checkpoints.save(saver, session, directory, step)
-    model.set_variable(session, COMBINATION, np.zeros_like(scores))
+    model.set_variable(session, model.COMBINATION, np.zeros_like(scores))
     return written
 
 
@@ -419,7 +418,7 @@ def trained_variables(settings):
     """
     variables = tf.trainable_variables()
     if settings['search_combination']:
-        variables = [v for v in variables if v.op.name != COMBINATION]
+        variables = [v for v in variables if v.op.name != model.COMBINATION]
     if settings['stage'] == 'joint':
         return [v for v in variables if not re.search(r'/fc[78]/', v.name)]
     layer = {'all': '', 'fc': 'fc6'}.get(
@@ -463,6 +462,8 @@ def train(settings, class_names, examples, held_out, index, cnns):
         with tf.name_scope('loss'):
             decay = settings['weight_decay']
             parts = model.loss_parts(logits, inputs['labels'], variables, decay)
+            finite = [tf.reduce_all(tf.math.is_finite(v)) for v in variables]
+            finite = tf.reduce_all(finite)
         # what is logged is read before the update
         read_first = tf.control_dependencies(list(parts.values()))
         with tf.name_scope('train'), read_first:
@@ -523,15 +524,15 @@ def train(settings, class_names, examples, held_out, index, cnns):
                 values = {name: value.item() for name, value in values.items()}
                 done = step + 1
                 due = done == total or done % settings['checkpoint_every'] == 0
-                saving = due or STOP
-                # the loss is of before the update; what is saved is of after it
-                sound = not saving or np.isfinite(session.run(parts['weight_decay']))
-                if not (np.isfinite(values['loss']) and sound):
+                saving = due or bool(STOP)
+                wrong = '' if np.isfinite(values['loss']) else f'the loss ({values})'
+                if saving and not session.run(finite):  # the loss is of before the step
+                    wrong = wrong or 'a weight'
+                if wrong:
                     raise ValueError(
-                        f'step {done}: the loss is not finite ({values}), or the '
-                        'weights after it; give a lower --learning_rate or a smaller '
-                        f'--clip_norm, and another --train_dir than {train_dir} if it '
-                        'has a checkpoint'
+                        f'step {done}: {wrong} is not finite; give a lower '
+                        '--learning_rate, --fusion_rate or --clip_norm, and another '
+                        f'--train_dir than {train_dir} if it has a checkpoint'
                     )
 
                 if step == first:
@@ -606,19 +607,22 @@ def start_joint(session, settings, inputs, end_points, read):
     at random with the scale of the first batch's features. Returns the names loaded."""
     if settings['hybrid_weights']:
         checkpoint, _ = checkpoints.latest(settings['hybrid_weights'])
-        if not checkpoint:
-            raise ValueError(
-                f'--hybrid_weights={settings["hybrid_weights"]}: no checkpoint there'
-            )
         names = checkpoints.restore(session, checkpoint, without_slots=True)
         print(f'loaded from {checkpoint}: {", ".join(names)}')
+        earlier = checkpoints.read(settings['hybrid_weights'])['settings']
+        if earlier['search_combination'] or settings['search_combination']:
+            count = len(settings['branches'])  # searched weights may be next to 0
+            model.set_variable(session, model.COMBINATION, np.zeros(count, np.float32))
         return set(names)
-    feed = {inputs[name]: value for name, value in read(0).items()}
+    batch = read(0)
+    feed = {inputs[name]: value for name, value in batch.items()}
     streams = model.streams_of_run(settings)
-    fc6 = {stream: end_points[f'{stream}/fc6'] for stream in streams}
-    valid = tf.sequence_mask(inputs['lengths'])  # [B, T]; padded steps are no features
-    values, valid = session.run([fc6, tf.reshape(valid, [-1])], feed)
-    model.set_scales(session, {s: x[valid].std() for s, x in values.items()})
+    fc6 = session.run({s: end_points[f'{s}/fc6'] for s in streams}, feed)
+    steps, lengths = batch[streams[0]].shape[1], np.asarray(batch['lengths'])
+    there = np.arange(steps) < lengths[:, np.newaxis]  # [B, T], False in the padding
+    scales = {s: float(values[there.ravel()].std()) for s, values in fc6.items()}
+    features.check_scales(scales)
+    model.set_scales(session, scales)
     return set()
 
 
@@ -644,6 +648,8 @@ def main(values):
     streams, form = model.streams_of_run(settings), model.motion_form(settings)
     # before anything is written
     lineage.check(settings, streams, form, split, held_out, preprocessing)
+    if settings['stage'] != 'features':  # whose shards may share a folder
+        checkpoints.lock(settings['train_dir'])
     stored = checkpoints.start(settings['train_dir'], described)
     if settings['stage'] == 'features':
         part, parts = videos.parse_shard(settings['shard'])

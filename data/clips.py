@@ -23,6 +23,9 @@ FRAME_SIZE = 224
 # 0.004 % exceed 20, so 20 cuts nothing that matters and resolves 0.16 pixels.
 FLOW_BOUND = 20.0
 FLOW_ZERO = 128
+# Bytes of frames. Where the size of a file no longer fits into 32 bits, OpenCV's Motion
+# JPEG writer ends the process; FFmpeg's, which writes the flow, goes on.
+LARGEST = 4e9
 COLUMNS = (
     'clip',
     'source',

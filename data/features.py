@@ -192,13 +192,18 @@ def scales(settings, cnns, clips):
     """The standard deviation of each stream's features over the clips trained on."""
     folders = {stream: folder_of(settings, cnn) for stream, cnn in cnns.items()}
     found = {s: standard_deviation(f, clips) for s, f in folders.items()}
-    for stream, scale in found.items():
+    check_scales(found)
+    return found
+
+
+def check_scales(scales):
+    """Raises ValueError where a stream's features, of this scale, say nothing."""
+    for stream, scale in scales.items():
         if scale == 0:
             raise ValueError(
-                f'{folders[stream]}: all features are equal, so the {stream} CNN is '
-                f'dead; give other --{stream}_weights'
+                f'all {stream} features are equal, so that CNN is dead; give other '
+                f'--{stream}_weights'
             )
-    return found
 
 
 def standard_deviation(folder, clips):

@@ -92,7 +92,8 @@ class Run:
                 if done and not self._overwrite:
                     raise ValueError(
                         f'{self._data_dir} has the clip {clip} of {row["source"]}, now '
-                        f'it would be of {source}: rename one, or --overwrite'
+                        f'it would be of {source}: rename one, give the --video_dir '
+                        'of before, or --overwrite'
                     )
                 todo[clip] = source
                 if row and row['status'] == 'ok':

@@ -223,7 +223,9 @@ def truncation(path, frames, header_frames):
         return ''
     capture = _open_unedited(path)
     places = list(_places(capture))
-    if not path.lower().endswith(UNCOUNTED_EXTENSIONS):
+    if not places:
+        missing = True
+    elif not path.lower().endswith(UNCOUNTED_EXTENSIONS):
         missing = _lacks(len(places), header_frames)
     else:
         header_frames -= places[0] if places[0] < header_frames else 0

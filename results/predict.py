@@ -168,7 +168,8 @@ def predict_windows(net, stored, capture, length, stride, steps):
         (probabilities,) = net.session.run(net.probabilities, feed)
         if not np.isfinite(probabilities).all():
             raise ValueError(
-                'the network gives no finite probability; the training diverged'
+                'the network gives no finite probability: its training diverged, so '
+                'train again with a lower --learning_rate'
             )
         yield first, len(window), pixels, probabilities
 
@@ -368,7 +369,7 @@ def predict_videos(values, stored, checkpoint, steps):
                     print(f'  {path}')
             except (ValueError, OSError, cv2.error) as error:
                 named = source if isinstance(source, str) else f'--video={source}'
-                failed[name] = f'{named}: {" ".join(str(error).split())}'
+                failed[name] = f'{named}: {optical_flow.one_line(error, source)}'
     for reason in failed.values():
         print(videos.printable(reason))
     if failed:

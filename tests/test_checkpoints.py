@@ -69,6 +69,21 @@ def test_a_run_of_which_nothing_came_is_forgotten(tmp_path):
     assert checkpoints.start(tmp_path, RUN) == RUN == checkpoints.read(tmp_path)
 
 
+def test_a_best_checkpoint_alone_keeps_its_run(tmp_path):
+    checkpoints.start(tmp_path, RUN)
+    (tmp_path / 'best').mkdir()
+    (tmp_path / 'best/model.ckpt-5.index').touch()
+    tf.train.update_checkpoint_state(str(tmp_path / 'best'), 'model.ckpt-5')
+    other = changed(learning_rate=1.0)
+    refused(lambda: checkpoints.start(tmp_path, other), '--learning_rate')
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    checkpoints.lock(tmp_path / 'run')
+    refused(lambda: checkpoints.lock(tmp_path / 'run'), f'--train_dir={tmp_path}/run')
+    checkpoints.lock(tmp_path / 'other')
+
+
 def test_weights_without_a_run_are_not_taken_over(tmp_path):
     (tmp_path / 'weights').mkdir()
     refused(lambda: checkpoints.start(tmp_path, RUN), 'no run.json', str(tmp_path))

@@ -2,10 +2,13 @@
 
 import copy
 
+import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 
 from data import splits
 from weights import checkpoints
+from weights import dump
 from weights import lineage
 
 FORM = {'norm2': True, 'subtract_mean_flow': False}
@@ -18,7 +21,7 @@ EARLIER = {
     'preprocessing': PREPROCESSING,
     'train_clips': ['A/a1', 'B/b2'],
     'train_groups': ['A/1', 'B/2'],
-    'cnns': {'motion': {'fingerprint': 'random'}},
+    'cnns': {},
 }
 # (clip, label, group); group 1 of class B is another recording than that of class A
 UNSEEN = [splits.Example('B/b1', 1, '1'), splits.Example('A/a2', 0, '2')]
@@ -115,22 +118,46 @@ def test_a_cnn_that_was_built_or_fed_otherwise_is_refused(motion):
     refused(lambda: check(folder), 'subtract mean flow True')
 
 
-def test_a_hybrid_of_another_form_is_no_start_for_joint(motion):
+@pytest.fixture
+def hybrid(motion):
+    """Folder of a hybrid with a checkpoint; function that changes its run.json."""
     folder, write = motion
-    words = {'motion_weights': 'random', 'hybrid_weights': str(folder)}
-    refused(lambda: check(folder, **words), 'stage motion, not hybrid')
-    write(stage='hybrid')
+    dump.write(folder / 'cnn', 'cnnm', 'a test', [('mean', np.zeros(3, np.float32))])
+    cnns = {'motion': {'weights': 'W', 'fingerprint': dump.fingerprint(folder / 'cnn')}}
+    (folder / 'model.ckpt-5.index').touch()
+    tf.train.update_checkpoint_state(str(folder), 'model.ckpt-5')
+
+    def rewrite(cnns=cnns, **changes):
+        write(**{'stage': 'hybrid', **changes})
+        run = {**checkpoints.read(folder), 'cnns': cnns}
+        checkpoints.write_json(folder / 'run.json', run)
+
+    rewrite()
+    return folder, rewrite
+
+
+def test_a_hybrid_of_another_form_is_no_start_for_joint(hybrid):
+    folder, write = hybrid
+    words = {'motion_weights': str(folder / 'cnn'), 'hybrid_weights': str(folder)}
     check(folder, **words)
     refused(lambda: check(folder, **words, head='late'), 'head concat, not late')
     refused(lambda: check(folder, **words, lstm_units=[5, 4]), 'lstm units')
     seen = splits.Example('A/a1', 0, '1')
-    refused(lambda: check(folder, test=[seen], **words), 'A/a1')
-    checkpoints.write_json(
-        folder / 'run.json',
-        {**checkpoints.read(folder), 'cnns': {'motion': {'fingerprint': 'abc'}}},
-    )
-    refused(lambda: check(folder, **words), '--motion_weights', '--hybrid_weights')
-    refused(
-        lambda: check(folder, motion_weights='random', hybrid_weights='nowhere'),
-        '--train_dir=nowhere',
-    )
+    refused(lambda: check(folder, test=[seen], **words), 'A/a1', '--hybrid_weights')
+    other = {**words, 'motion_weights': 'random'}
+    refused(lambda: check(folder, **other), 'give --motion_weights=W')
+    write(cnns={'motion': {'weights': 'W', 'fingerprint': 'abc'}})
+    refused(lambda: check(folder, **words), 'give --motion_weights=W')
+    write(stage='motion')
+    refused(lambda: check(folder, **words), 'name one of stage hybrid')
+    (folder / 'checkpoint').unlink()
+    refused(lambda: check(folder, **words), '--hybrid_weights', 'no checkpoint')
+    (folder / 'run.json').unlink()
+    refused(lambda: checkpoints.read(folder, 'hybrid_weights'), '--hybrid_weights=')
+
+
+def test_a_run_is_not_held_against_itself(motion):
+    """`random` names the CNN that the run itself saved; `start` compares its flags."""
+    folder, _ = motion
+    seen = splits.Example('A/a1', 0, '1')
+    check(folder, test=[seen], motion_weights='random', train_dir=str(folder))

@@ -87,6 +87,17 @@ def undisturbed(drawn, tmp_path_factory):
     return data_dir
 
 
+def test_frames_that_no_avi_file_holds_are_a_reason(tmp_path, monkeypatch):
+    """OpenCV's writer would end the process at 4 GB."""
+    draw(tmp_path / 'videos/A/long.avi', frames=300)
+    monkeypatch.setattr(clips, 'LARGEST', 1000)
+    settings = {'flow': 'dis-ultrafast', 'bound': 20.0, 'size': 32}
+    folders = [str(tmp_path / name) for name in ('videos', 'data', '.')]
+    row = optical_flow.convert(*folders, settings, False, ('A/long', 'A/long.avi'))
+    assert row['status'] == 'error' and row['error'].startswith('256 frames fill')
+    assert '--frame_size' in row['error'] and not list(tmp_path.glob('*.avi'))
+
+
 def test_import_is_light():
     """No package that takes long to import; the benchmark prints the seconds."""
     code = (
@@ -363,7 +374,7 @@ def test_ctrl_c_while_a_worker_starts_is_not_lost(request):
 
     class Context:
         def Pipe(self):
-            return os, os  # not reached
+            return os, os  # whatever can be closed
 
         def Process(self, **_):
             return self

@@ -79,7 +79,7 @@ def test_torn_state_is_passed_over(tmp_path):
     run.finish(row_of('A/x'))
     os.close(run._owner)  # as its death would
     (tmp_path / '.optical_flow/settings.json').write_text('')
-    second = runs.Run(str(tmp_path), {**SETTINGS, 'size': 64})
+    second = runs.Run(str(tmp_path), SETTINGS)
     assert list(second.index) == ['A/x']
     second.close()
 

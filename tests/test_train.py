@@ -297,7 +297,7 @@ def test_ten_kills_at_random_moments(stage, undisturbed, data_dir, tmp_path):
     words = ['--stage=motion', '--motion_weights=random', '--batch_size=2']
     if stage == 'hybrid':
         words = [*HYBRID, *weights_of(undisturbed[0])]
-    words += ['--steps=200', '--log_every=2', '--checkpoint_every=7']
+    words += ['--steps=400', '--log_every=2', '--checkpoint_every=7']
     words += ['--group_regex=v_(.*)', '--validation_groups=1']
     whole, run = tmp_path / 'whole', tmp_path / 'run'
     narrow_train(data_dir, whole, *words)
@@ -572,15 +572,20 @@ def test_what_a_run_shows_and_says_of_itself(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'words', [['--learning_rate=1e30', '--clip_norm=0'], ['--learning_rate=1e30']]
+    'words, wrong',
+    [
+        # the first step's loss is finite, and what it leads to is not
+        (['--fusion_rate=1e38', '--clip_norm=0', '--steps=1'], 'step 1: a weight'),
+        (['--learning_rate=1e20', '--steps=9'], "step 2: the loss ({'cross_entropy'"),
+    ],
 )
-def test_what_is_not_finite_stops_the_run_and_is_not_saved(words, data_dir, tmp_path):
-    stage = ['--stage=motion', '--motion_weights=random', '--batch_size=2', '--steps=2']
-    _, err = narrow_train(
-        data_dir, tmp_path, *stage, *words, '--checkpoint_every=1', code=1
-    )
+def test_what_is_not_finite_stops_the_run_and_is_not_saved(
+    words, wrong, undisturbed, data_dir, tmp_path
+):
+    weights = weights_of(undisturbed[0])
+    _, err = narrow_train(data_dir, tmp_path, *HYBRID, *weights, *words, code=1)
     line = err.splitlines()[-1]
-    assert 'step 1: the loss is not finite' in line and 'cross_entropy' in line
+    assert wrong in line and 'is not finite' in line
     assert '--learning_rate' in line and str(tmp_path) in line
     assert checkpoints.latest(tmp_path) == (None, 0)
 

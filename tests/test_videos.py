@@ -67,6 +67,13 @@ def test_time_need_not_begin_at_zero(tmp_path, monkeypatch):
         assert reason == '' if whole else '100 of 200 frames decode' in reason
 
 
+@pytest.mark.parametrize('name', ['x.mkv', 'x.mp4'])
+def test_nothing_may_come_at_the_second_look(tmp_path, monkeypatch, name):
+    path = str(draw(tmp_path / name, 3, 'mp4v'))
+    monkeypatch.setattr(videos, '_places', lambda _: iter(()))
+    assert '3 of 100 frames decode' in videos.truncation(path, 3, 100)
+
+
 def test_what_an_edit_list_hides_is_not_missing(tmp_path):
     """A phone trims a video by an edit list; its header goes on counting all frames."""
     path = draw(tmp_path / 'x.mp4', fourcc='mp4v')

@@ -5,16 +5,19 @@
     weights/<stream>/    the stream's CNN as a dump, at the end of its stage
     model.ckpt-N.*, checkpoint    the last two checkpoints and which they are
     best/         the best checkpoint in validation
+    lock          held while a process trains
     events.*      what TensorBoard shows
 
 `train.py` writes it, `evaluate.py` reads it, and a later stage starts from it.
 """
 
 import datetime
+import fcntl
 import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 
@@ -38,26 +41,47 @@ FREE_FLAGS = (
 SLOTS = re.compile(r'/Momentum$|/Adam(_1)?$|beta[12]_power$')
 # What evaluation and a resumed run must find as it was.
 FIXED = ('class_names', 'list_hashes', 'preprocessing', 'train_clips')
-DAMAGED = '{}: the checkpoint is damaged; delete its files to go on from the one before'
+DAMAGED = '{}: this checkpoint is damaged; delete it, train.py goes on from another'
 
 
 def write_json(path, value):
     """Writes a JSON file whole or not at all."""
     path = pathlib.Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    # shards of the features stage may share a folder
+    temporary = path.with_name(f'.{path.name}.{socket.gethostname()}-{os.getpid()}')
     temporary.write_text(json.dumps(value, indent=1) + '\n', encoding='utf-8')
     os.replace(temporary, path)
 
 
-def read(train_dir):
-    """Reads run.json.
+def lock(train_dir):
+    """Keeps other runs out of the folder until this process ends, however it ends.
+
+    Raises:
+      ValueError: another process trains there.
+    """
+    os.makedirs(train_dir, exist_ok=True)
+    path = os.path.join(train_dir, 'lock')
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # stays open
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(
+            f'--train_dir={train_dir}: another process trains there; let it end, or '
+            'give another folder'
+        ) from error
+    except OSError:
+        pass  # a file system without locks, where nobody can be kept out
+
+
+def read(train_dir, flag='train_dir'):
+    """Reads run.json of the folder that a flag names.
 
     Raises:
       ValueError: the folder holds no run.
     """
     path = pathlib.Path(train_dir, 'run.json')
     if not path.is_file():
-        raise ValueError(f'--train_dir={train_dir}: no run.json, so no run of train.py')
+        raise ValueError(f'--{flag}={train_dir}: no run.json, so no run of train.py')
     try:
         run = json.loads(path.read_text(encoding='utf-8'))
         run['settings']['stage'], run['cnns'], [run[name] for name in FIXED]
@@ -128,7 +152,9 @@ def start(train_dir, run):
       ValueError: the folder holds another run; names what differs.
     """
     path = pathlib.Path(train_dir, 'run.json')
-    begun = latest(train_dir)[0] or os.path.isdir(os.path.join(train_dir, 'weights'))
+    folders = [train_dir, os.path.join(train_dir, 'best')]
+    begun = any(latest(folder)[0] for folder in folders)
+    begun = begun or os.path.isdir(os.path.join(train_dir, 'weights'))
     if not (path.exists() and begun):
         if begun:
             raise ValueError(

@@ -18,6 +18,7 @@ import math
 import os
 import pathlib
 import shutil
+import socket
 import typing
 
 import numpy as np
@@ -216,8 +217,9 @@ def write(directory, network, origin, arrays):
     target = pathlib.Path(directory).absolute()
     if target.exists() and not (target / DESCRIPTION).exists():
         raise ValueError(f'{directory} exists and is not a dump: name another folder')
-    temporary = target.with_name(f'.{target.name}.new-{os.getpid()}')
-    replaced = target.with_name(f'.{target.name}.old-{os.getpid()}')
+    us = f'{socket.gethostname()}-{os.getpid()}'
+    temporary = target.with_name(f'.{target.name}.new-{us}')
+    replaced = target.with_name(f'.{target.name}.old-{us}')
     described = {'network': network, 'origin': origin, 'arrays': {}}
     try:
         for name, array in arrays:

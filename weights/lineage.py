@@ -69,11 +69,14 @@ def check(settings, streams, motion_form, split, held_out, preprocessing):
     Raises:
       ValueError: names the flag and the way out.
     """
+    start = settings['hybrid_weights']
+    if start and not checkpoints.latest(start)[0]:
+        raise ValueError(f'--hybrid_weights={start}: no checkpoint there')
     cnns = {}
     for stream in streams:
         flag = f'{stream}_weights'
         cnns[stream] = find_weights(settings[flag], stream, settings['train_dir'])
-        earlier = owner(cnns[stream]) if cnns[stream] else None
+        earlier = owner(cnns[stream]) if settings[flag] != 'random' else None
         if earlier is None:
             continue
         if stream == 'motion':
@@ -81,19 +84,25 @@ def check(settings, streams, motion_form, split, held_out, preprocessing):
             check_equal(settings, flag, {**earlier, **earlier['settings']}, now)
         if earlier['settings']['stage'] not in ('features', 'hybrid'):  # trains no CNN
             check_unseen(settings, flag, earlier, split, held_out)
-    if settings['hybrid_weights']:
+    if start:
         flag = 'hybrid_weights'
-        earlier = checkpoints.read(settings[flag])
-        now = {'stage': 'hybrid', 'class_names': split.class_names}
-        now.update({n: settings[n] for n in ('branches', 'head', 'lstm_units')})
+        earlier = checkpoints.read(start, flag)
+        if earlier['settings']['stage'] != 'hybrid':
+            raise ValueError(
+                f'--hybrid_weights={start} is a run of stage '
+                f'{earlier["settings"]["stage"]}: name one of stage hybrid'
+            )
+        now = {n: settings[n] for n in ('branches', 'head', 'lstm_units')}
+        now['class_names'] = split.class_names
         check_equal(settings, flag, {**earlier, **earlier['settings']}, now)
         check_unseen(settings, flag, earlier, split, held_out)
         for stream, weights in cnns.items():
-            fingerprint = dump.fingerprint(weights) if weights else 'random'
-            if earlier['cnns'][stream]['fingerprint'] != fingerprint:
+            its = earlier['cnns'][stream]
+            if not weights or dump.fingerprint(weights) != its['fingerprint']:
                 raise ValueError(
                     f'--{stream}_weights={settings[f"{stream}_weights"]} is not the '
-                    f'CNN that --hybrid_weights={settings[flag]} was trained on'
+                    f'CNN that --hybrid_weights={start} was trained on: give '
+                    f'--{stream}_weights={its["weights"]}'
                 )
 
 

@@ -357,7 +357,10 @@ def read_checkpoint(source, network):
     ours = not scopes[0].endswith('conv1/')
     scope = scopes[0].removesuffix('conv1/')
     if ours and f'{scope}mean' not in names:
-        raise ValueError(f'it does not say which mean {scope} subtracts')
+        raise ValueError(
+            f'it does not say which mean {scope} subtracts: convert the file that it '
+            'was made from'
+        )
     layers = {}
     for name in names:
         # optimizer slots end differently
