@@ -507,6 +507,7 @@ def test_validation_keeps_the_best_and_searches_the_combination(
     assert f'{dict(zip(model.BRANCHES, shown, strict=True))}' in out
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_the_other_side_is_refused(data_dir, tmp_path):
     """A CNN that has seen the clips a hybrid is measured on would measure memory."""
     motion = ['--stage=motion', '--motion_weights=random', '--steps=1']
