@@ -49,7 +49,7 @@ FARNEBACK = {
 def define_flags():
     flags.DEFINE_string('video_dir', None, 'Folder of videos, in class folders.')
     flags.DEFINE_string('data_dir', None, 'Folder for frames and flow.')
-    flags.DEFINE_enum('flow', 'dis', ['dis', 'farneback', 'tvl1'], 'Algorithm.')
+    flags.DEFINE_enum('flow', 'farneback', ['dis', 'farneback', 'tvl1'], 'Algorithm.')
     flags.DEFINE_enum('dis_preset', 'medium', list(DIS_PRESETS), 'Speed of --flow=dis.')
     flags.DEFINE_float(
         'flow_bound', clips.FLOW_BOUND, 'Pixels a frame that end the scale.', 0.1
@@ -375,6 +375,8 @@ def verify(values, index, bad):
 
 def main(values):
     """Runs what the flags ask for; returns the exit code."""
+    if values['dis_preset'].present and values.flow != 'dis':
+        raise ValueError('--dis_preset is for --flow=dis: give that as well')
     if not values.data_dir:
         raise ValueError('--data_dir=FOLDER is missing: where frames and flow go')
     if not (values.video_dir or values.check or values.preview):

@@ -2,7 +2,7 @@
 
     python -m tests.bench.weizmann --clips=FOLDER --frame_size=112 --readme
     python -m tests.bench.weizmann --clips=FOLDER --frame_size=112 --readme \\
-        --flows=dis-medium,dis-fast,dis-ultrafast,farneback
+        --flows=farneback,dis-medium,dis-fast
 
 With one flow algorithm: the motion CNN, and what is trained on its features. With
 several: the motion CNN on each, since all that the algorithm changes passes through it.
@@ -48,7 +48,7 @@ def define_flags():
     flags.DEFINE_string('clips', None, 'Folder with videos/ and splits/.')
     flags.DEFINE_string('work', 'runs/weizmann', 'Folder to work in.')
     flags.DEFINE_list('folds', ['1', '2', '3'], 'Which folds.')
-    flags.DEFINE_list('flows', ['dis-medium'], 'Flow algorithms, the first for all.')
+    flags.DEFINE_list('flows', ['farneback'], 'Flow algorithms, the first for all.')
     flags.DEFINE_integer('frame_size', 224, 'Stored height and width.')
     flags.DEFINE_integer('motion_steps', 800, 'Steps of the motion stage.')
     flags.DEFINE_integer('motion_batch', 16, 'Stacks in each of them.')
