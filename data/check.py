@@ -13,8 +13,8 @@ from data import clips
 
 # Pictures held at once, so that memory does not grow with a clip's length.
 CHUNK = 256
-# Stored steps, of .16 pixels, where nothing moves: between equal frames Farneback's flow
-# is a little off 0 at some pixels.
+# Stored steps, of .16 pixels, where nothing moves: between equal frames the flow of
+# Farneback is a little off 0 at some pixels.
 STILL = 2
 
 
