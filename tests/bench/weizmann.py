@@ -20,6 +20,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -184,11 +185,12 @@ def table(runs, pairs, values, names):
         f'--{name}={",".join(value) if isinstance(value, list) else value}'
         for name, value in given.items()
     )
+    words = textwrap.wrap(words, 78, break_on_hyphens=False)
     folds = ', '.join(values.folds)
     found = {name: read_predictions([d for d, _ in of]) for name, of in runs.items()}
     lines = [
         '    python -m tests.bench.weizmann --clips=FOLDER --readme \\',
-        f'        {words}',
+        '        ' + ' \\\n        '.join(words),
         '',
         f'{"Folds" if len(values.folds) > 1 else "Fold"} {folds}, '
         f'{len(next(iter(found.values()))[0])} clips; each shows an actor not trained '
@@ -217,7 +219,7 @@ def table(runs, pairs, values, names):
         lines.append(
             f'| {name} against {other} | {100 * versus["difference"]:+.1f} | '
             f'{100 * low:+.1f} to {100 * high:+.1f} | {versus["only_this_right"]}, '
-            f'{versus["only_other_right"]} | {versus["mcnemar_p"]:.2f} |'
+            f'{versus["only_other_right"]} | {versus["mcnemar_p"]:.2g} |'
         )
     return lines
 
