@@ -659,6 +659,37 @@ def test_joint_scales_are_of_the_steps_that_are_there(monkeypatch, graph):
             assert abs(fc6.std() / there.std() - 1) > 0.1  # padding would show
 
 
+def test_joint_does_not_start_from_searched_weights(monkeypatch, tmp_path):
+    """A branch whose searched weight is next to 0 would learn nothing."""
+    narrow.patch(monkeypatch)
+    form = (3, model.BRANCHES, 'late', [6, 4])
+    scores = np.float32([-13.8, 0, -13.8])
+    with tf.Graph().as_default(), tf.Session() as session:
+        model.hybrid_classifier({'spatial': 64, 'motion': 64}, *form)
+        session.run(tf.global_variables_initializer())
+        model.set_variable(session, model.COMBINATION, scores)
+        checkpoints.save(tf.train.Saver(), session, str(tmp_path), 5)
+    for searched in (True, False):
+        settings = {
+            **tiny.SETTINGS,
+            'stage': 'joint',
+            'head': 'late',
+            'hybrid_weights': str(tmp_path),
+            'search_combination': searched,
+        }
+        run = dict.fromkeys(checkpoints.FIXED, [])
+        run.update(settings={**settings, 'stage': 'hybrid'}, cnns={})
+        checkpoints.write_json(tmp_path / 'run.json', run)
+        with tf.Graph().as_default(), tf.Session() as session:
+            inputs, _, end_points = model.classifier(settings, 3, SIZE)
+            session.run(tf.global_variables_initializer())
+            names = train.start_joint(session, settings, inputs, end_points, None)
+            assert 'softmax/motion_lstm/weights' in names
+            by_name = {v.op.name: v for v in tf.global_variables()}
+            found = session.run(by_name[model.COMBINATION])
+        np.testing.assert_array_equal(found, np.zeros(3) if searched else scores)
+
+
 def test_shards_fill_the_cache_together(undisturbed, data_dir, tmp_path):
     weights = [f'--{s}_weights={undisturbed[0]}' for s in ('spatial', 'motion')]
     found = []
