@@ -954,7 +954,7 @@ def test_real_clips(real_clips, tmp_path, run_script):
 def test_fidelity_of_real_frames(real_clips, tmp_path, run_script):
     """At least 40 dB as a median over clips, no clip under 36."""
     video_dir = real_clips / 'ucf101-sample' / 'videos'
-    words = [f'--video_dir={video_dir}', '--dis_preset=ultrafast']
+    words = [f'--video_dir={video_dir}', '--flow=dis', '--dis_preset=ultrafast']
     run_script('optical_flow.py', *words, f'--data_dir={tmp_path}')
     decibels = []
     for clip, row in clips.read_index(str(tmp_path)).items():
