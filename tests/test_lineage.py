@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from test_checkpoints import refused
 
 from data import splits
 from weights import checkpoints
@@ -25,15 +26,6 @@ EARLIER = {
 }
 # (clip, label, group); group 1 of class B is another recording than that of class A
 UNSEEN = [splits.Example('B/b1', 1, '1'), splits.Example('A/a2', 0, '2')]
-
-
-def refused(call, *names):
-    with pytest.raises(ValueError) as error:
-        call()
-    message = str(error.value)
-    assert '\n' not in message
-    for name in names:
-        assert name in message, message
 
 
 def test_find_weights_in_a_dump_and_in_a_run(tmp_path):
