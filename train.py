@@ -303,9 +303,8 @@ def cache_features(settings, stream, rows, size):
     data_dir, train_dir = settings['data_dir'], settings['train_dir']
     steps, length = settings['num_steps'], settings['stack_length']
     shape = model.picture_shape(stream, size, length)
-    weights = lineage.find_weights(
-        settings[f'{stream}_weights'], stream, train_dir
-    )
+    given = settings[f'{stream}_weights']
+    weights = lineage.find_weights(given, stream, train_dir)
 
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(settings['seed'])
@@ -317,8 +316,8 @@ def cache_features(settings, stream, rows, size):
             )
             if f'{model.CNN_SCOPE[stream]}/fc6/weights' not in loaded:
                 raise ValueError(
-                    f'--{stream}_weights={settings[f"{stream}_weights"]}: the dump has '
-                    f'no fc6, the layer that is cached; train --stage={stream} first'
+                    f'--{stream}_weights={given}: the dump has no fc6, the layer that '
+                    f'is cached; train --stage={stream} first'
                 )
         else:
             weights = os.path.join(train_dir, 'weights', stream)
@@ -442,7 +441,8 @@ def train(settings, class_names, examples, held_out, index, cnns):
       cnns: what run.json says of the streams' CNNs.
 
     Returns:
-      0, or 128 + the number of the signal that stopped it.
+      0; 1 where the last checkpoint could not be written; or 128 + the number of the
+      signal that stopped it.
 
     Raises:
       ValueError: the loss is not finite, or the run cannot be continued.

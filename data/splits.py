@@ -241,6 +241,10 @@ def print_sides(split, held_out):
     if held_out:
         names = sorted({example.group for example in held_out})
         print(f'{len(held_out):,} train clips of groups {", ".join(names)} validate')
+    trained = {example.label for example in set(split.train) - set(held_out)}
+    without = [n for label, n in enumerate(split.class_names) if label not in trained]
+    if without:
+        print(f'no clip to train on: {len(without):,} classes, such as {without[0]}')
     if any(split.missing.values()):
         print(
             f'partial split: {split.missing["train"]:,} train and '

@@ -342,3 +342,12 @@ def test_weizmann_actors_are_groups(real_clips):
         assert len(actors) == 3 and not actors & {e.group for e in split.train}
         tested += [e.clip for e in split.test]
     assert sorted(tested) == sorted(clips)
+
+
+def test_classes_without_a_clip_to_train_on_are_told(capsys):
+    one, two, three = (splits.Example(f'{c}/x', n, c) for n, c in enumerate('ABC'))
+    split = splits.Split(['A', 'B', 'C'], [one, two, three], [one], {}, {})
+    splits.print_sides(split, [])
+    assert 'no clip to train on' not in capsys.readouterr().out
+    splits.print_sides(split, [two])
+    assert 'no clip to train on: 1 classes, such as B' in capsys.readouterr().out

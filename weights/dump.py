@@ -22,10 +22,12 @@ import socket
 import typing
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import flags
 
 from data import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
 
 DESCRIPTION = 'dump.json'
 INPUT_ORDER = {3: 'BGR'}  # by channels; everything else is flow x1, y1, .. xL, yL
