@@ -30,7 +30,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	$(PY) -m data.make_demo --out=$(DEMO_DATA)/videos
+	$(PY) -m data.synthetic.draw --out=$(DEMO_DATA)/videos
 	$(PY) optical_flow.py --video_dir=$(DEMO_DATA)/videos \
 		--data_dir=$(DEMO_DATA)/preprocessed --frame_size=64 --preview=4
 	$(PY) train.py --stage=features --data_dir=$(DEMO_DATA)/preprocessed \
@@ -45,7 +45,7 @@ demo: install
 	$(DEMO_TRAIN) --train_dir=$(DEMO_RUNS)/full
 	$(DEMO_EVALUATE) --train_dir=$(DEMO_RUNS)/full \
 		--compare=$(DEMO_RUNS)/no_lstm,$(DEMO_RUNS)/no_motion,$(DEMO_RUNS)/no_spatial
-	$(PY) -m data.demo_results --runs=$(DEMO_RUNS) --data=$(DEMO_DATA)/preprocessed
+	$(PY) -m data.synthetic.ceilings --runs=$(DEMO_RUNS) --data=$(DEMO_DATA)/preprocessed
 
 test: install
 	$(BIN)/pytest

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 
 import vgg
 from weights import dump
-from weights import initial
+from weights import layers
 
 NETWORK = 'cnnm'
 STILL = 128.0  # a flow field's stored value where nothing moves
@@ -90,7 +90,7 @@ def conv(x, filters, size, stride, pad, scope):
     """Convolution padded by `pad` on every side, and ReLU."""
     with tf.variable_scope(scope):
         shape = [size, size, x.shape[-1], filters]
-        weights, biases = initial.weights_and_biases(shape)
+        weights, biases = layers.weights_and_biases(shape)
         padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
         x = tf.nn.conv2d(x, weights, strides=stride, padding=padding)
         return tf.nn.relu(tf.nn.bias_add(x, biases))

@@ -23,21 +23,21 @@ import numpy as np
 
 # The reasons why a video is damaged are in our words.
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
-from data import command_line
+from results import command_line
 
 with command_line.tensorflow_in_silence():
     import tensorflow.compat.v1 as tf
 import tqdm
 
 import model
-from data import augment
+from data import augmentation
 from data import batches
 from data import clips
 from data import features
 from data import splits
+from results import figures
 from results import inference
 from results import measures
-from results import pictures
 from results import predict
 from results import report
 from results import tables
@@ -91,7 +91,7 @@ def crop_inputs(count, crops):
     """The crops of test time for `count` pictures: the whole; or corners and centre at
     .875, without or with their mirrors. Yields feeds by name."""
     if crops == 1:
-        yield augment.whole_pictures(count)
+        yield augmentation.whole_pictures(count)
         return
     for mirrored in (False, True)[: crops // 5]:
         for place in range(5):
@@ -136,7 +136,7 @@ def score_cnn(session, graph, settings, rows, crops):
         crops_of_clip = crop_inputs(len(images), crops)
         yield {
             'video': np.mean([run(images, crop) for crop in crops_of_clip], (0, 1)),
-            'one_sample': run(middle, augment.whole_pictures(1))[0],
+            'one_sample': run(middle, augmentation.whole_pictures(1))[0],
         }
 
 
@@ -183,7 +183,7 @@ def score_hybrid(session, graph, settings, cnns, rows, batch_size, crops):
         video = {name: np.mean([each[name] for each in found], 0) for name in outputs}
         middle = {s: batch[s][count, lengths // 2][:, None] for s in cnns}
         middle['lengths'] = np.ones_like(lengths)
-        whole = augment.whole_pictures(len(count))
+        whole = augmentation.whole_pictures(len(count))
         one_sample = run(middle, whole, outputs['video'])
         values = {'video': video.pop('video'), 'one_sample': one_sample, **video}
         for place in count:
@@ -405,7 +405,7 @@ def write(values, stored, data_dir, rows, examples, result, probabilities):
         f'{result["figures"]["video"]["top1"]:.1%}{tables.marks(result)}'
     )
     picture = f'{out}confusion{ending}.png'
-    pictures.draw_confusion(picture, result['confusion'], names, title)
+    figures.draw_confusion(picture, result['confusion'], names, title)
     predictions = probabilities['video'].argmax(axis=1)
     pairs = report.pairs_with_pictures(data_dir, rows, examples, predictions, result)
     report.write(f'{out}report{ending}.html', result, stored, picture, pairs)

@@ -17,9 +17,9 @@ import tensorflow.compat.v1 as tf
 
 import cnnm
 import vgg
-from data import augment
+from data import augmentation
 from data import clips
-from weights import initial
+from weights import layers
 
 BRANCHES = ('spatial_lstm', 'motion_lstm', 'fusion')
 STREAMS = clips.STREAMS
@@ -108,9 +108,9 @@ def lstm(inputs, lengths, units):
     """
     assert inputs.shape.rank == 3, 'inputs are [B, T, D]'
     depth = int(inputs.shape[-1])
-    kernel = initial.variable('kernel', [depth, 4 * units], depth**-0.5)
-    recurrent = initial.variable('recurrent_kernel', [units, 4 * units], units**-0.5)
-    bias = initial.variable('bias', [4 * units], 0)
+    kernel = layers.variable('kernel', [depth, 4 * units], depth**-0.5)
+    recurrent = layers.variable('recurrent_kernel', [units, 4 * units], units**-0.5)
+    bias = layers.variable('bias', [4 * units], 0)
 
     batch, steps = tf.shape(inputs)[0], tf.shape(inputs)[1]
     flat = tf.reshape(tf.transpose(inputs, [1, 0, 2]), [-1, depth])  # [T*B, D]
@@ -180,10 +180,10 @@ def regularized_fusion_network(means, units=FUSION_UNITS):
     hidden = []
     for stream, mean in means.items():
         with tf.variable_scope(stream):
-            weights, biases = initial.weights_and_biases([int(mean.shape[-1]), units])
+            weights, biases = layers.weights_and_biases([int(mean.shape[-1]), units])
         hidden.append(tf.nn.relu(mean @ weights + biases))  # [B, F]
     with tf.variable_scope('fusion'):
-        weights, biases = initial.weights_and_biases([len(hidden) * units, units])
+        weights, biases = layers.weights_and_biases([len(hidden) * units, units])
     return tf.nn.relu(tf.concat(hidden, axis=1) @ weights + biases)
 
 
@@ -291,8 +291,8 @@ def one_softmax(parts, num_classes):
     """
     widths = [int(part.shape[-1]) for part in parts.values()]
     width = sum(widths)
-    weights = initial.variable('weights', [width, num_classes], width**-0.5)
-    biases = initial.variable('biases', [num_classes], 0)
+    weights = layers.variable('weights', [width, num_classes], width**-0.5)
+    biases = layers.variable('biases', [num_classes], 0)
     blocks = dict(zip(parts, tf.split(weights, widths), strict=True))
     logits = tf.concat(list(parts.values()), axis=1) @ weights + biases
     return logits, {name: part @ blocks[name] for name, part in parts.items()}
@@ -310,7 +310,7 @@ def combined_softmaxes(parts, num_classes):
             own_logits, _ = one_softmax({name: part}, num_classes)
         part_logits[name] = own_logits
     with tf.variable_scope('combination'):
-        scores = initial.variable('scores', [len(parts)], 0)
+        scores = layers.variable('scores', [len(parts)], 0)
     log_a = tf.nn.log_softmax(scores)  # [K]
     log_p = tf.stack([tf.nn.log_softmax(x) for x in part_logits.values()], axis=1)
     return tf.reduce_logsumexp(log_p + log_a[None, :, None], axis=1), part_logits
@@ -372,7 +372,7 @@ def cnn_classifier(stream, size, stack_length, num_classes, form=MOTION_FORM):
     shape = picture_shape(stream, size, stack_length)
     inputs = placeholder_inputs(images=(tf.uint8, [None, *shape]), **CROP_INPUTS)
     with tf.name_scope(INPUTS_SCOPE):
-        crops = augment.crop_and_mirror(
+        crops = augmentation.crop_and_mirror(
             inputs['images'],
             inputs['crop_scale'],
             inputs['place'],
@@ -440,7 +440,7 @@ def joint_classifier(
             draws = [
                 tf.repeat(inputs[name], clips_and_steps[1]) for name in CROP_INPUTS
             ]
-            images = augment.crop_and_mirror(images, *draws)
+            images = augmentation.crop_and_mirror(images, *draws)
         _, cnn_points = cnn(stream, images, num_classes, *dropout, **form)
         fc6[f'{stream}/fc6'] = cnn_points['fc6']  # [B*T, D]
         with tf.name_scope(INPUTS_SCOPE):

@@ -22,13 +22,13 @@ import cv2
 import tqdm
 from absl import flags
 
-from data import check
 from data import clips
-from data import command_line
-from data import preview
-from data import runs
-from data import videos
-from data import workers
+from data.preprocessing import check
+from data.preprocessing import journal
+from data.preprocessing import preview
+from data.preprocessing import videos
+from data.preprocessing import workers
+from results import command_line
 
 DIS_PRESETS = {
     'ultrafast': cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -268,7 +268,7 @@ def preprocess(values, bad):
     name = f'dis-{values.dis_preset}' if values.flow == 'dis' else values.flow
     flow_function(*name.split('-'))  # complains now if this OpenCV lacks it
     settings = {'flow': name, 'bound': values.flow_bound, 'size': values.frame_size}
-    run = runs.Run(data_dir, settings, values.overwrite)
+    run = journal.Run(data_dir, settings, values.overwrite)
     try:
         absent = [] if values.list else set(run.index) - set(found)
         gone = [clip for clip in absent if videos.in_shard(clip, part, parts)]
@@ -366,7 +366,7 @@ def verify(values, index, bad):
     bad.update(wrong)
     print(f'{len(index)} clips checked, {len(wrong)} wrong')
     if damaged:
-        runs.outdate(values.data_dir, damaged)
+        journal.outdate(values.data_dir, damaged)
         print(
             f'{len(damaged)} of them are outdated now in clips.csv: '
             'optical_flow.py --video_dir=VIDEOS makes them again'

@@ -26,7 +26,7 @@ import time
 
 import numpy as np
 
-from data import command_line
+from results import command_line
 
 with command_line.tensorflow_in_silence():
     import tensorflow.compat.v1 as tf
@@ -38,7 +38,7 @@ from data import clips
 from data import features
 from data import feeds
 from data import splits
-from data import videos
+from data.preprocessing import videos
 from results import measures
 from results import summaries
 from weights import checkpoints

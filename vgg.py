@@ -13,7 +13,7 @@ import zlib
 import tensorflow.compat.v1 as tf
 
 from weights import dump
-from weights import initial
+from weights import layers
 
 NETWORK = 'vgg19'
 MEAN = (103.939, 116.779, 123.68)  # B, G, R of the published weights' training set
@@ -80,7 +80,7 @@ def vgg_19(
 def conv(x, filters, scope):
     """3x3 convolution and ReLU, [N, H, W, D] -> [N, H, W, filters]."""
     with tf.variable_scope(scope):
-        weights, biases = initial.weights_and_biases([3, 3, x.shape[-1], filters])
+        weights, biases = layers.weights_and_biases([3, 3, x.shape[-1], filters])
         x = tf.nn.conv2d(x, weights, strides=1, padding='SAME')
         return tf.nn.relu(tf.nn.bias_add(x, biases))
 
@@ -88,7 +88,7 @@ def conv(x, filters, scope):
 def fc(x, units, scope):
     """Fully connected layer, [N, D] -> [N, units]."""
     with tf.variable_scope(scope):
-        weights, biases = initial.weights_and_biases([x.shape[-1], units])
+        weights, biases = layers.weights_and_biases([x.shape[-1], units])
         return tf.nn.bias_add(tf.matmul(x, weights), biases)
 
 

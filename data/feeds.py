@@ -1,12 +1,12 @@
 """What the graph of a stage is fed: pixels or cached features, labels, crops, seeds.
 
-    read = feeds.training_reader(settings, examples, index, cnns)
-    feed = {inputs[name]: value for name, value in read(step).items()}
+read = feeds.training_reader(settings, examples, index, cnns)
+feed = {inputs[name]: value for name, value in read(step).items()}
 """
 
 import numpy as np
 
-from data import augment
+from data import augmentation
 from data import batches
 from data import clips
 from data import features
@@ -41,7 +41,7 @@ def training_reader(settings, examples, index, cnns):
             'dropout_seed': [seed, step],
         }
         if stage != 'hybrid':
-            feed.update(augment.random_crops(count, seed, step))
+            feed.update(augmentation.random_crops(count, seed, step))
         if stage in clips.STREAMS:
             feed['images'] = batches.random_pictures(
                 data_dir, stage, rows, length, seed, step
@@ -72,7 +72,7 @@ def held_out_reader(settings, examples, index, cnns):
             'dropout_seed': [0, 0],
         }
         if settings['stage'] != 'hybrid':
-            feed.update(augment.whole_pictures(len(chosen)))
+            feed.update(augmentation.whole_pictures(len(chosen)))
         if settings['stage'] in clips.STREAMS:
             feed['images'] = batches.middle_pictures(
                 settings['data_dir'], settings['stage'], rows, settings['stack_length']

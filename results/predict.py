@@ -25,9 +25,9 @@ import tqdm
 import model
 import optical_flow
 from data import clips
-from data import videos
+from data.preprocessing import videos
+from results import figures
 from results import inference
-from results import pictures
 from results import tables
 from weights import checkpoints
 
@@ -296,7 +296,7 @@ def write_overlay(path, source, timeline, preprocessing):
         while timeline[place]['to_seconds'] <= number / rate and timeline[place + 1 :]:
             place += 1
         (name, probability), *_ = timeline[place]['best']
-        pictures.draw_overlay(frame, name, probability, field, preprocessing['bound'])
+        figures.draw_overlay(frame, name, probability, field, preprocessing['bound'])
         writer.write(frame)
     writer.release()
 
@@ -350,7 +350,7 @@ def predict_videos(values, stored, checkpoint, steps):
                 print_prediction(result)
                 print(f'  {out}.json')
                 if len(result['timeline']) > 1:
-                    pictures.draw_timeline(f'{out}_timeline.png', result)
+                    figures.draw_timeline(f'{out}_timeline.png', result)
                     print(f'  {out}_timeline.png')
                 if values.overlay:
                     write_overlay(
@@ -365,7 +365,7 @@ def predict_videos(values, stored, checkpoint, steps):
                     maps = session.run(net.maps, feed)
                     title = stored['class_names'][label]
                     path = f'{out}_explain.png'
-                    pictures.draw_explanation(path, pixels, maps, title)
+                    figures.draw_explanation(path, pixels, maps, title)
                     print(f'  {path}')
             except (ValueError, OSError, cv2.error) as error:
                 named = source if isinstance(source, str) else f'--video={source}'

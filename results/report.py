@@ -1,6 +1,6 @@
 """report.html: all that was measured of a run, in one file that needs no network.
 
-    report.write('runs/hybrid/report.html', result, stored, 'confusion.png', pairs)
+report.write('runs/hybrid/report.html', result, stored, 'confusion.png', pairs)
 """
 
 import base64
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from data import clips
-from data import preview
+from data.preprocessing import preview
 from results import measures
 from results import tables
 from weights import checkpoints
@@ -241,9 +241,7 @@ def write(path, result, stored, confusion, pairs):
         + f'<p>{html.escape(tables.difference(result))} Intervals of 95 %: over clips '
         'as if each were independent (Wilson), over groups by a bootstrap of whole '
         f'recordings ({video["groups"]:,}). Clips of one recording are alike, so go by '
-        'the wider one.</p>'
-        + compared_table(result)
-        + '<h2>Confusion</h2>'
+        'the wider one.</p>' + compared_table(result) + '<h2>Confusion</h2>'
         f'<img class="wide" alt="confusion matrix" src="{picture}">'
         + classes_tables(result)
         + pairs_part(pairs)

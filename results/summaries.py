@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from data import preview
+from data.preprocessing import preview
+from results import figures
 from results import measures
-from results import pictures
 
 SHOWN = 4  # samples of a batch
 
@@ -60,7 +60,7 @@ def confusion(writer, predictions, labels, class_names, step):
     """
     matrix = measures.confusion_matrix(predictions, labels, len(class_names))
     file = io.BytesIO()
-    pictures.draw_confusion(file, matrix, class_names, f'step {step}')
+    figures.draw_confusion(file, matrix, class_names, f'step {step}')
     image(writer, 'confusion', file.getvalue(), step)
 
 

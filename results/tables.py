@@ -1,7 +1,7 @@
 """Tables of what a run predicts and is worth: predictions.csv and what is printed.
 
-    tables.write_predictions(path, examples, class_names, probabilities)
-    tables.print_result(result)
+tables.write_predictions(path, examples, class_names, probabilities)
+tables.print_result(result)
 """
 
 import csv

@@ -99,9 +99,12 @@ def test_names_counts_and_shapes_are_the_published_ones(graph):
     sizes = {n: end_points[n].shape[1] for n in ('conv1', 'pool1', 'conv2', 'pool2')}
     assert sizes == {'conv1': 109, 'pool1': 54, 'conv2': 26, 'pool2': 13}
     assert end_points['pool5'].shape[1:] == (6, 6, 512)
-    assert list(end_points) == (
-        'conv1 norm1 pool1 conv2 norm2 pool2 conv3 conv4 conv5 pool5 fc6 fc7 fc8'
-    ).split()
+    assert (
+        list(end_points)
+        == (
+            'conv1 norm1 pool1 conv2 norm2 pool2 conv3 conv4 conv5 pool5 fc6 fc7 fc8'
+        ).split()
+    )
     assert logits.shape.as_list() == [None, 1000]
 
 

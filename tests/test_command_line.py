@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 sys.path.insert(0, '.')
 from absl import flags
-from data import command_line
+from results import command_line
 flags.DEFINE_integer('number', 1, 'A number.')
 def main(values):
     {body}

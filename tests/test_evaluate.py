@@ -221,9 +221,7 @@ def test_trained_clips_and_groups(run_copy, tiny_runs, evaluated, capsys):
     assert result['trained on']
     assert capsys.readouterr().out.count('(trained on)') == 2
     assert 'trained on' in (run_copy / 'report.html').read_text()
-    result = evaluate.evaluate(
-        tiny.flags(run_copy, allow_overlap=True, side='train')
-    )
+    result = evaluate.evaluate(tiny.flags(run_copy, allow_overlap=True, side='train'))
     assert result['figures']['video']['clips'] == 18
     assert (run_copy / 'predictions_train.csv').exists()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from data import augment
+from data import augmentation
 from data import batches
 from data import clips
 from data import features
@@ -54,7 +54,9 @@ def test_pictures_labels_crops_and_seeds_are_those_of_the_step(data, stage):
             assert is_of(settings, picture, index[example.clip]), example.clip
         assert feed['dropout_seed'] == [settings['seed'], step]
         assert feed['keep_prob'] == 0.25
-        for name, values in augment.random_crops(B, settings['seed'], step).items():
+        for name, values in augmentation.random_crops(
+            B, settings['seed'], step
+        ).items():
             np.testing.assert_array_equal(feed[name], values)
     again = feeds.training_reader(settings, examples, index, {})(step)
     assert again.keys() == feed.keys()

@@ -24,8 +24,9 @@ SETTINGS = {
     'fusion_l2': 0.03,
 }
 MODULES = (
-    'model train vgg cnnm data.splits data.batches data.augment data.features '
-    'data.make_demo data.demo_results data.clips weights.checkpoints weights.initial '
+    'model train vgg cnnm data.splits data.batches data.augmentation data.features '
+    'data.synthetic.draw data.synthetic.ceilings data.clips '
+    'weights.checkpoints weights.layers '
     'weights.dump weights.convert evaluate results.inference results.predict '
     'results.measures results.report results.tables results.summaries'
 )
@@ -400,9 +401,7 @@ def test_decay_covers_matrices_but_not_biases_nor_fusion_weights(graph):
     with tf.Session() as session:
         arrays = start(session)
         values = session.run(parts, hybrid.feed(some_features()))
-    decayed = [
-        a for n, a in arrays.items() if a.ndim > 1 and n != model.FUSION_WEIGHTS
-    ]
+    decayed = [a for n, a in arrays.items() if a.ndim > 1 and n != model.FUSION_WEIGHTS]
     expected = 0.25 / 2 * sum((a.astype(np.float64) ** 2).sum() for a in decayed)
     np.testing.assert_allclose(values['weight_decay'], expected, rtol=1e-5)
     total = values['cross_entropy'] + values['weight_decay']

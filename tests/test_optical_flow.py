@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import optical_flow
-from data import check
 from data import clips
-from data import preview
-from data import runs
-from data import videos
-from data import workers
+from data.preprocessing import check
+from data.preprocessing import journal
+from data.preprocessing import preview
+from data.preprocessing import videos
+from data.preprocessing import workers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = '--frame_size=64'
@@ -280,7 +280,7 @@ def test_bad_clips_are_listed_and_the_others_finished(tmp_path, run_script):
 DRIVER = """
 import os, signal
 import optical_flow
-from data import command_line
+from results import command_line
 {fault}
 if __name__ == '__main__':
     optical_flow.define_flags()
@@ -349,7 +349,7 @@ def test_killed_overwrite_leaves_no_mixed_pair(
 
 def test_a_decoder_that_crashes_fails_its_clip_alone(drawn, tmp_path):
     fault = """
-from data import videos
+from data.preprocessing import videos
 original = videos.open_video
 def open_video(path):
     if 'plain' in path:
@@ -366,10 +366,10 @@ videos.open_video = open_video
 
 def test_failed_clips_are_named_whatever_fails_later(tmp_path):
     fault = """
-from data import runs
+from data.preprocessing import journal
 def merge(run):
     raise OSError(28, 'No space left on device', 'D')
-runs.Run.merge = merge
+journal.Run.merge = merge
 """
     (tmp_path / 'videos/A').mkdir(parents=True)
     (tmp_path / 'videos/A/zero.avi').touch()
@@ -490,26 +490,26 @@ def test_sigkill_leaves_no_orphan(tmp_path):
 def test_living_runs_are_left_alone_and_dead_ones_merged(drawn, tmp_path):
     data_dir = str(tmp_path)
     settings = {'flow': 'farneback', 'bound': 20.0, 'size': 64}
-    first = runs.Run(data_dir, settings)
+    first = journal.Run(data_dir, settings)
     row = {**dict.fromkeys(clips.COLUMNS), **settings, 'clip': 'A/a', 'frames': 3}
     first.finish({**row, 'status': 'ok'})
     with pytest.raises(ValueError, match='another run works there'):
-        runs.Run(data_dir, {**settings, 'size': 96}, overwrite=True)
-    second = runs.Run(data_dir, settings)
+        journal.Run(data_dir, {**settings, 'size': 96}, overwrite=True)
+    second = journal.Run(data_dir, settings)
     assert os.path.isdir(first.folder) and second.index == {}
     os.close(first._owner)  # as its death would
     with open(os.path.join(first.folder, 'rows.jsonl'), 'a') as file:
         file.write('{"clip": "A/torn')
-    third = runs.Run(data_dir, settings)
+    third = journal.Run(data_dir, settings)
     assert not os.path.isdir(first.folder) and list(third.index) == ['A/a']
     # another machine's locks may not be seen here: its folder stays for a day
     foreign = tmp_path / '.optical_flow' / 'elsewhere-1-1'
     foreign.mkdir()
     (foreign / 'owner').touch()
-    runs.Run(data_dir, settings).close()
+    journal.Run(data_dir, settings).close()
     assert foreign.is_dir()
-    os.utime(foreign / 'owner', (0, time.time() - 2 * runs.ABANDONED_SECONDS))
-    runs.Run(data_dir, settings).close()
+    os.utime(foreign / 'owner', (0, time.time() - 2 * journal.ABANDONED_SECONDS))
+    journal.Run(data_dir, settings).close()
     assert not foreign.is_dir()
     second.close()
     third.close()
@@ -518,7 +518,7 @@ def test_living_runs_are_left_alone_and_dead_ones_merged(drawn, tmp_path):
 def test_failure_of_one_run_does_not_undo_another(tmp_path):
     settings = {'flow': 'farneback', 'bound': 20.0, 'size': 64}
     row = {**dict.fromkeys(clips.COLUMNS), 'clip': 'A/a', 'frames': 3, **settings}
-    run = runs.Run(str(tmp_path), settings)
+    run = journal.Run(str(tmp_path), settings)
     run.finish({**row, 'status': 'ok'})
     run.finish({**row, 'status': 'error', 'error': 'disk full'})
     run.close()

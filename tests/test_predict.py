@@ -20,7 +20,7 @@ import evaluate
 import optical_flow
 from data import batches
 from data import clips
-from data import preview
+from data.preprocessing import preview
 from results import inference
 from results import predict
 from weights import checkpoints
@@ -117,9 +117,7 @@ def predicted(train_dir, out_dir, *given, code=0, **flags):
     flags = {'video': [str(x) for x in given], 'out_dir': str(out_dir), **flags}
     assert evaluate.main(tiny.flags(train_dir, **flags)) == code
     paths = sorted(pathlib.Path(out_dir).rglob('*.json'))
-    return {
-        str(p.relative_to(out_dir))[:-5]: json.loads(p.read_text()) for p in paths
-    }
+    return {str(p.relative_to(out_dir))[:-5]: json.loads(p.read_text()) for p in paths}
 
 
 def test_a_folder_agrees_with_evaluation(tiny_runs, stored_scores, tmp_path, capsys):
@@ -200,9 +198,7 @@ def test_bad_videos_among_good_ones(tiny_runs, tmp_path, capsys):
     assert 'text.avi: it cannot be opened as a video' in printed
     assert 'one.avi: one frame only' in printed and '4 of 5 videos failed' in printed
     assert 'cut.mkv: ' in printed and ' of 100 frames decode' in printed
-    found = predicted(
-        tiny_runs / 'hybrid', tmp_path / 'cut', path, keep_truncated=True
-    )
+    found = predicted(tiny_runs / 'hybrid', tmp_path / 'cut', path, keep_truncated=True)
     assert 2 < found['cut.mkv']['frames'] < 60
 
 

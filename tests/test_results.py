@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data import splits
+from results import figures
 from results import measures
-from results import pictures
 from results import report
 from results import tables
 
@@ -111,7 +111,7 @@ def test_difference_says_by_how_much(result):
 def test_confusion_picture(tmp_path, classes):
     names = [f'ClassWithAName{n}' for n in range(classes)]
     path = tmp_path / 'confusion.png'
-    pictures.draw_confusion(path, np.eye(classes, dtype=int), names, 'title')
+    figures.draw_confusion(path, np.eye(classes, dtype=int), names, 'title')
     picture = cv2.imread(str(path))
     # each class name needs its line: 7 points at 110 dots an inch are 11 pixels
     assert picture.shape[0] > 14 * classes
@@ -123,7 +123,7 @@ def test_confusion_shows_shares_of_rows(tmp_path):
     # 1 of 1 is as dark as 50 of 50, and darker than 25 of 50
     matrix = np.array([[1, 0, 0], [0, 50, 0], [0, 25, 25]])
     with open(tmp_path / 'c.png', 'wb') as file:
-        pictures.draw_confusion(file, matrix, list('abc'), '')
+        figures.draw_confusion(file, matrix, list('abc'), '')
     picture = cv2.imread(str(tmp_path / 'c.png')).astype(int)
     dark = (picture[..., 0] - picture[..., 2] > 20) & (picture[..., 2] < 40)
     half = (picture[..., 0] - picture[..., 2] > 60) & (picture[..., 2] > 80)
@@ -135,7 +135,7 @@ def test_overlay_bar_is_the_probability():
     frame = np.full((120, 200, 3), 100, np.uint8)
     field = np.full((10, 10, 2), 128, np.uint8)
     field[..., 0] = 255
-    pictures.draw_overlay(frame, 'Walk', 0.75, field, 20.0)
+    figures.draw_overlay(frame, 'Walk', 0.75, field, 20.0)
     bar = (frame[:14] == (90, 220, 90)).all(axis=2).any(axis=0)
     assert bar[:150].all() and not bar[150:].any()
     assert (frame[20:80] == 100).all()
@@ -146,7 +146,7 @@ def test_overlay_bar_is_the_probability():
 def test_heat_is_where_the_map_is():
     place_map = np.zeros((4, 4), np.float32)
     place_map[0, 3] = 2
-    warm = pictures.heat(np.full((64, 64, 3), 128, np.uint8), place_map, 2)
+    warm = figures.heat(np.full((64, 64, 3), 128, np.uint8), place_map, 2)
     red = warm[..., 2].astype(int) - warm[..., 0]
     y, x = np.unravel_index(red.argmax(), red.shape)
     assert y < 16 and x >= 48
@@ -158,14 +158,14 @@ def test_timeline_opens(tmp_path):
         {'from_seconds': n, 'to_seconds': n + 1, 'best': [[name, 0.6], ['Sit', 0.1]]}
         for n, name in enumerate(NAMES[:4])
     ]
-    pictures.draw_timeline(tmp_path / 't.png', {'timeline': timeline})
+    figures.draw_timeline(tmp_path / 't.png', {'timeline': timeline})
     assert cv2.imread(str(tmp_path / 't.png')).shape[1] > 500
 
 
 @pytest.fixture
 def html(tmp_path, result):
     """Path of a report with every part."""
-    pictures.draw_confusion(tmp_path / 'c.png', result['confusion'], NAMES, 'title')
+    figures.draw_confusion(tmp_path / 'c.png', result['confusion'], NAMES, 'title')
     picture = np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)
     stored = {
         'settings': {'stage': 'hybrid', 'steps': 12},

@@ -318,8 +318,9 @@ def test_hand_stand_pushups_is_one_class(official):
 def test_group_rule_equals_the_official_lists(official):
     clips = all_names(official)
     for number in UCF101_SIZES:
-        by_rule, by_lists = splits.load(clips, '', number), splits.load(
-            clips, official, number
+        by_rule, by_lists = (
+            splits.load(clips, '', number),
+            splits.load(clips, official, number),
         )
         for side in ('train', 'test'):
             ruled, listed = getattr(by_rule, side), getattr(by_lists, side)

@@ -18,9 +18,9 @@ import tiny
 import cnnm
 import model
 import train
-from data import augment
+from data import augmentation
 from data import clips
-from data import make_demo
+from data.synthetic import draw
 from weights import checkpoints
 from weights import dump
 
@@ -45,20 +45,20 @@ def data_dir(tmp_path_factory):
     """Two groups a class of drawn clips, one tested and one trained, preprocessed."""
     folder = tmp_path_factory.mktemp('demo')
     for group in (1, 8):
-        drawing = make_demo.CLASSES[:2] if group == 1 else make_demo.CLASSES[:4]
-        for number, name in enumerate(make_demo.CLASSES[:4]):
+        drawing = draw.CLASSES[:2] if group == 1 else draw.CLASSES[:4]
+        for number, name in enumerate(draw.CLASSES[:4]):
             if name not in drawing and group == 1:
                 continue
-            look = make_demo.group_look(np.random.default_rng(group))
+            look = draw.group_look(np.random.default_rng(group))
             what = 'Discs' if name.startswith('Discs') else 'Squares'
             how = 'Horizontal' if 'Horizontal' in name else 'Vertical'
             order = name.removeprefix(what + how)
             path = folder / 'videos' / name / f'v_{name}_g{group:02d}_c01.avi'
             path.parent.mkdir(parents=True, exist_ok=True)
-            drawn = make_demo.draw(
+            drawn = draw.draw(
                 np.random.default_rng([group, number]), what, how, order, look
             )
-            make_demo.write_clip(path, list(drawn)[: 20 + 3 * number])
+            draw.write_clip(path, list(drawn)[: 20 + 3 * number])
     words = [f'--video_dir={folder}/videos', f'--data_dir={folder}/data']
     subprocess.run(
         [sys.executable, 'optical_flow.py', *words, f'--frame_size={SIZE}'],
@@ -160,7 +160,7 @@ def test_twenty_steps_of_a_cnn_learn_its_layers(stage, data_dir, tmp_path):
         np.testing.assert_array_equal(array, arrays[f'{scope}/{name}'])
     run = json.loads((tmp_path / 'run.json').read_text())
     assert run['settings']['stage'] == stage and run['preprocessing']['size'] == SIZE
-    assert run['class_names'] == sorted(make_demo.CLASSES[:4])
+    assert run['class_names'] == sorted(draw.CLASSES[:4])
 
 
 def test_steps_of_the_hybrid(undisturbed, data_dir):
@@ -591,9 +591,7 @@ def test_what_is_not_finite_stops_the_run_and_is_not_saved(
     assert checkpoints.latest(tmp_path) == (None, 0)
 
 
-def test_features_of_another_network_or_sampling_stand_elsewhere(
-    monkeypatch, tmp_path
-):
+def test_features_of_another_network_or_sampling_stand_elsewhere(monkeypatch, tmp_path):
     narrow.patch(monkeypatch)
     settings = {
         **tiny.SETTINGS,
@@ -639,7 +637,7 @@ def test_joint_scales_are_of_the_steps_that_are_there(monkeypatch, graph):
     settings = {**tiny.SETTINGS, 'stage': 'joint', 'hybrid_weights': None}
     inputs, _, end_points = model.classifier(settings, 3, SIZE)
     random = np.random.default_rng(0)
-    batch = {**augment.whole_pictures(2), 'lengths': [4, 1], 'labels': [0, 1]}
+    batch = {**augmentation.whole_pictures(2), 'lengths': [4, 1], 'labels': [0, 1]}
     batch.update(keep_prob=1.0, dropout_seed=[0, 0])
     for stream, channels in (('spatial', 3), ('motion', 6)):
         shape = [2, 4, SIZE, SIZE, channels]

@@ -75,9 +75,7 @@ def equals_keras(tmp_path, size, classes):
         images = placeholder(None, size, size, 3)
         _, end_points = vgg.vgg_19(images, num_classes=classes)
         vgg.load_weights(session, tmp_path / 'd', 'vgg_19')
-        fc6, fc7 = session.run(
-            [end_points['fc6'], end_points['fc7']], {images: frames}
-        )
+        fc6, fc7 = session.run([end_points['fc6'], end_points['fc7']], {images: frames})
     for ours, theirs in zip((fc6, fc7), expected, strict=True):
         assert theirs.std() > 1e-3 and np.ptp(theirs, axis=0).max() > 1e-3
         assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()

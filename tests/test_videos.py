@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data import videos
+from data.preprocessing import videos
 
 
 def draw(path, frames=60, fourcc='MJPG'):

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 import model
 import optical_flow
 import train
-from data import augment
+from data import augmentation
 from data import batches
 from data import clips
 from data import features
@@ -155,7 +155,7 @@ def feed_of(settings, cnns, rows):
     """The test clips as a graph's inputs by name; a CNN gets one picture of each."""
     feed = {'keep_prob': 1.0, 'dropout_seed': [0, 0]}
     if settings['stage'] != 'hybrid':
-        feed.update(augment.whole_pictures(len(rows)))
+        feed.update(augmentation.whole_pictures(len(rows)))
     if settings['stage'] in model.STREAMS:
         stream, length = settings['stage'], settings['stack_length']
         place = [settings['data_dir'], stream, rows, length]
@@ -181,4 +181,3 @@ def make_all(folder, stages=('features', 'motion', 'hybrid')):
     make_data(folder)
     for stage in stages:
         make_run(folder, stage)
-

@@ -24,7 +24,7 @@ import typing
 import numpy as np
 from absl import flags
 
-from data import command_line
+from results import command_line
 
 with command_line.tensorflow_in_silence():
     import tensorflow.compat.v1 as tf

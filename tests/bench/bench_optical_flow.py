@@ -22,7 +22,7 @@ from absl import flags
 
 import optical_flow
 from data import clips
-from data import videos
+from data.preprocessing import videos
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FRAMES = 2000

@@ -33,7 +33,7 @@ from data import clips
 from data import features
 from data import feeds
 from data import splits
-from weights import initial
+from weights import layers
 
 FLAGS = flags.FLAGS
 CLASSES = 8
@@ -76,9 +76,9 @@ def seconds(call, repeats):
 def lstm_inside(inputs, lengths, units):
     """The LSTM of `model.lstm` with x_t W computed at each step of the loop."""
     depth, steps = int(inputs.shape[-1]), tf.shape(inputs)[1]
-    kernel = initial.variable('kernel', [depth, 4 * units], depth**-0.5)
-    recurrent = initial.variable('recurrent_kernel', [units, 4 * units], units**-0.5)
-    bias = initial.variable('bias', [4 * units], 0)
+    kernel = layers.variable('kernel', [depth, 4 * units], depth**-0.5)
+    recurrent = layers.variable('recurrent_kernel', [units, 4 * units], units**-0.5)
+    bias = layers.variable('bias', [4 * units], 0)
     xs = tf.TensorArray(tf.float32, steps).unstack(tf.transpose(inputs, [1, 0, 2]))
 
     def step(t, c, h):

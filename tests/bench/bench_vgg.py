@@ -99,7 +99,7 @@ def main():
     rate = 2 * operations * BATCH / middle['ours']
     machine = 2 * SIDE**3 / middle['product']
     print(
-        f'{rate / 1e9:.0f} GFLOP/s, {100 * rate / machine:.0f} % of the machine\'s '
+        f"{rate / 1e9:.0f} GFLOP/s, {100 * rate / machine:.0f} % of the machine's "
         f'{machine / 1e9:.0f} GFLOP/s in a matrix product'
     )
 

@@ -26,7 +26,7 @@ import time
 import numpy as np
 from absl import flags
 
-from data import command_line
+from results import command_line
 from results import measures
 
 # what is trained on the cached features -> its flags

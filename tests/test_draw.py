@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from data import make_demo
 from data import splits
+from data.synthetic import draw
 
 
 def drawn(tmp_path, **options):
     """{path below the folder: bytes} of a small set."""
     options = {'groups': 1, 'clips': 1, 'seed': 0, **options}
-    count = make_demo.make(tmp_path, **options)
+    count = draw.make(tmp_path, **options)
     files = {
         p.relative_to(tmp_path).as_posix(): p.read_bytes()
         for p in tmp_path.rglob('*')
@@ -33,54 +33,52 @@ def test_videos_are_the_same_at_every_drawing(tmp_path):
 
 
 def test_names_are_split_by_the_group_rule(tmp_path, monkeypatch):
-    monkeypatch.setattr(make_demo, 'write_clip', lambda path, frames: path.touch())
+    monkeypatch.setattr(draw, 'write_clip', lambda path, frames: path.touch())
     names = drawn(tmp_path, groups=9)
     clips = [name.removesuffix('.avi') for name in names]
     split = splits.load(clips)
-    assert split.class_names == sorted(make_demo.CLASSES)
+    assert split.class_names == sorted(draw.CLASSES)
     assert len(split.test) == 7 * 8 and len(split.train) == 2 * 8
 
 
 def test_video_decodes_as_it_was_drawn(tmp_path):
-    look = make_demo.group_look(np.random.default_rng(0))
+    look = draw.group_look(np.random.default_rng(0))
     drawing = ('Squares', 'Vertical', 'PlusMinus', look)
-    make_demo.write_clip(
-        tmp_path / 'x.avi', make_demo.draw(np.random.default_rng(0), *drawing)
-    )
+    draw.write_clip(tmp_path / 'x.avi', draw.draw(np.random.default_rng(0), *drawing))
     assert [path.name for path in tmp_path.iterdir()] == ['x.avi']
     video = cv2.VideoCapture(str(tmp_path / 'x.avi'))
-    frames = list(make_demo.draw(np.random.default_rng(0), *drawing))
+    frames = list(draw.draw(np.random.default_rng(0), *drawing))
     for frame in frames:
         whole, decoded = video.read()
-        assert whole and decoded.shape == (make_demo.HEIGHT, make_demo.WIDTH, 3)
+        assert whole and decoded.shape == (draw.HEIGHT, draw.WIDTH, 3)
         assert np.abs(decoded.astype(int) - frame).mean() < 8
     assert not video.read()[0]
 
 
 def test_classes_are_the_product_of_the_three_factors():
-    assert len(set(make_demo.CLASSES)) == 8
-    for parts in itertools.product(make_demo.WHAT, make_demo.HOW, make_demo.ORDER):
-        assert ''.join(parts) in make_demo.CLASSES
+    assert len(set(draw.CLASSES)) == 8
+    for parts in itertools.product(draw.WHAT, draw.HOW, draw.ORDER):
+        assert ''.join(parts) in draw.CLASSES
 
 
 @pytest.mark.parametrize('order, sign', [('PlusMinus', 1), ('MinusPlus', -1)])
 def test_pauses_are_longer_than_a_stack_and_drifts_take_turns(order, sign):
     for seed in range(50):
-        speeds = make_demo.velocities(np.random.default_rng(seed), order, 2.5)
+        speeds = draw.velocities(np.random.default_rng(seed), order, 2.5)
         runs = [(v, len(list(same))) for v, same in itertools.groupby(speeds)]
         assert [v for v, _ in runs] == [0, sign * 2.5, 0, -sign * 2.5, 0]
         # no stack of L fields, so L + 1 frames, reaches over a pause
-        assert min(length for _, length in runs) > make_demo.STACK_LENGTH + 1
+        assert min(length for _, length in runs) > draw.STACK_LENGTH + 1
 
 
 def test_order_is_the_only_difference_and_no_stack_tells_it():
     """Windows of speeds a stack can see are the same set in both orders."""
-    length = make_demo.STACK_LENGTH
+    length = draw.STACK_LENGTH
     seen = {}
-    for order in make_demo.ORDER:
+    for order in draw.ORDER:
         windows = set()
         for seed in range(200):
-            speeds = make_demo.velocities(np.random.default_rng(seed), order, 1.0)
+            speeds = draw.velocities(np.random.default_rng(seed), order, 1.0)
             windows |= {
                 tuple(speeds[t : t + length]) for t in range(len(speeds) - length + 1)
             }
@@ -93,17 +91,17 @@ def test_speeds_of_the_two_orders_have_the_same_lengths():
     """Else the share of still frames would give the order away."""
     for seed in range(20):
         plus, minus = (
-            make_demo.velocities(np.random.default_rng(seed), order, 1.0)
-            for order in make_demo.ORDER
+            draw.velocities(np.random.default_rng(seed), order, 1.0)
+            for order in draw.ORDER
         )
         np.testing.assert_array_equal(plus, -minus)
 
 
 def area(what, radius, offset):
     """Weight of one white dot's pixels, 1 for a full one."""
-    frame = np.zeros((make_demo.HEIGHT, make_demo.WIDTH, 3), np.uint8)
+    frame = np.zeros((draw.HEIGHT, draw.WIDTH, 3), np.uint8)
     x, y = 50 + offset[0], 40 + offset[1]
-    make_demo.draw_dot(frame, what, x, y, radius, [255, 255, 255])
+    draw.draw_dot(frame, what, x, y, radius, [255, 255, 255])
     return frame[:, :, 0].sum() / 255
 
 
@@ -121,8 +119,7 @@ def test_discs_and_squares_have_the_same_area():
 def test_discs_and_squares_have_the_same_grey_value():
     for brightness in (0.7, 0.85, 1.0):
         pixels = [
-            [[int(c * brightness) for c in make_demo.COLOUR[what]]]
-            for what in make_demo.WHAT
+            [[int(c * brightness) for c in draw.COLOUR[what]]] for what in draw.WHAT
         ]
         grey = cv2.cvtColor(np.array(pixels, np.uint8), cv2.COLOR_BGR2GRAY).ravel()
         assert abs(int(grey[0]) - int(grey[1])) <= 1
@@ -131,15 +128,15 @@ def test_discs_and_squares_have_the_same_grey_value():
 
 
 def test_a_group_looks_alike_and_groups_differ():
-    looks = [make_demo.group_look(np.random.default_rng([0, g])) for g in range(5)]
-    assert looks[0] == make_demo.group_look(np.random.default_rng([0, 0]))
+    looks = [draw.group_look(np.random.default_rng([0, g])) for g in range(5)]
+    assert looks[0] == draw.group_look(np.random.default_rng([0, 0]))
     for name in looks[0]:
         assert len({look[name] for look in looks}) > 1, name
 
 
 def test_dots_live_shorter_than_a_stack():
     """Frames further apart than a dot's life share none, so places show no motion."""
-    assert make_demo.DOT_LIFE < make_demo.STACK_LENGTH
+    assert draw.DOT_LIFE < draw.STACK_LENGTH
     look = {
         'dots': 5,
         'radius': 4.0,
@@ -148,11 +145,11 @@ def test_dots_live_shorter_than_a_stack():
         'background': 0,
     }
     random = np.random.default_rng(0)
-    frames = list(make_demo.draw(random, 'Discs', 'Vertical', 'PlusMinus', look))
-    bright = [frame.max(axis=2) > 100 for frame in frames[: 3 * make_demo.DOT_LIFE]]
+    frames = list(draw.draw(random, 'Discs', 'Vertical', 'PlusMinus', look))
+    bright = [frame.max(axis=2) > 100 for frame in frames[: 3 * draw.DOT_LIFE]]
     shared = [
-        (bright[t] & bright[t + make_demo.DOT_LIFE]).sum() / bright[t].sum()
-        for t in range(len(bright) - make_demo.DOT_LIFE)
+        (bright[t] & bright[t + draw.DOT_LIFE]).sum() / bright[t].sum()
+        for t in range(len(bright) - draw.DOT_LIFE)
     ]
     assert np.mean(shared) < 0.2  # by chance alone
     assert (bright[0] & bright[1]).sum() / bright[0].sum() > 0.5
@@ -160,5 +157,7 @@ def test_dots_live_shorter_than_a_stack():
 
 def test_unwritable_folder_is_one_line(tmp_path, run_script):
     (tmp_path / 'file').write_text('')
-    done = run_script('-m', 'data.make_demo', f'--out={tmp_path}/file/videos', code=1)
+    done = run_script(
+        '-m', 'data.synthetic.draw', f'--out={tmp_path}/file/videos', code=1
+    )
     assert len(done.stderr.splitlines()) == 1 and 'file/videos' in done.stderr

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from data import clips
-from data import runs
+from data.preprocessing import journal
 
 SETTINGS = {'flow': 'dis-medium', 'bound': 20.0, 'size': 64}
 
@@ -33,7 +33,7 @@ def statuses(folder):
 
 
 def test_what_another_run_finished_is_not_taken_back(tmp_path):
-    run = runs.Run(str(tmp_path), SETTINGS)
+    run = journal.Run(str(tmp_path), SETTINGS)
     lost = row_of('A/lost')  # its files are gone
     store(tmp_path, row_of('A/done'), row_of('A/bad', 'error'))
     clips.write_index(tmp_path / 'clips.csv', [row_of('A/done'), lost])
@@ -45,12 +45,12 @@ def test_what_another_run_finished_is_not_taken_back(tmp_path):
 
 def test_another_video_of_one_name_is_refused(tmp_path):
     store(tmp_path, row_of('A/x'))
-    run = runs.Run(str(tmp_path), SETTINGS)
+    run = journal.Run(str(tmp_path), SETTINGS)
     with pytest.raises(ValueError, match=r'of A/x\.avi, now .* of A/x\.mp4: rename'):
         run.begin({'A/x': 'A/x.mp4'})
     assert statuses(tmp_path) == {'A/x': 'ok'}
     run.close()
-    run = runs.Run(str(tmp_path), SETTINGS, overwrite=True)
+    run = journal.Run(str(tmp_path), SETTINGS, overwrite=True)
     assert run.begin({'A/x': 'A/x.mp4'}) == {'A/x': 'A/x.mp4'}
     assert statuses(tmp_path) == {'A/x': 'outdated'}
     run.close()
@@ -58,7 +58,7 @@ def test_another_video_of_one_name_is_refused(tmp_path):
 
 def test_failures_of_videos_that_are_gone_are_dropped(tmp_path):
     store(tmp_path, row_of('A/good'), row_of('A/bad', 'error'), row_of('A/b', 'error'))
-    run = runs.Run(str(tmp_path), SETTINGS)
+    run = journal.Run(str(tmp_path), SETTINGS)
     run.begin({}, gone=['A/good', 'A/bad', 'A/new'])
     run.close()
     assert statuses(tmp_path) == {'A/b': 'error', 'A/good': 'ok'}
@@ -68,18 +68,18 @@ def test_damaged_clips_are_outdated_unless_made_again_meanwhile(tmp_path):
     store(tmp_path, row_of('A/x'), row_of('A/y'))
     seen = list(clips.read_index(str(tmp_path)).values())
     clips.write_index(tmp_path / 'clips.csv', [row_of('A/x'), row_of('A/y', 'error')])
-    runs.outdate(str(tmp_path), seen)
+    journal.outdate(str(tmp_path), seen)
     assert statuses(tmp_path) == {'A/x': 'outdated', 'A/y': 'error'}
 
 
 def test_torn_state_is_passed_over(tmp_path):
-    run = runs.Run(str(tmp_path), SETTINGS)
+    run = journal.Run(str(tmp_path), SETTINGS)
     with open(os.path.join(run.folder, 'rows.jsonl'), 'w') as file:
         file.write('{"clip": "A/to{"clip": 1}\n\0\0\0\n')
     run.finish(row_of('A/x'))
     os.close(run._owner)  # as its death would
     (tmp_path / '.optical_flow/settings.json').write_text('')
-    second = runs.Run(str(tmp_path), SETTINGS)
+    second = journal.Run(str(tmp_path), SETTINGS)
     assert list(second.index) == ['A/x']
     second.close()
 
@@ -94,5 +94,5 @@ def test_errors_of_the_folder_name_it(tmp_path, monkeypatch, number, expected):
 
     monkeypatch.setattr(fcntl, 'flock', refused)
     with pytest.raises(OSError, match=expected) as caught:
-        runs.Run(str(tmp_path), SETTINGS)
+        journal.Run(str(tmp_path), SETTINGS)
     assert caught.value.filename == str(tmp_path)

@@ -1,6 +1,6 @@
 """Counts the demo's accuracies and holds them against what is possible.
 
-    python -m data.demo_results --runs=runs/demo --data=data/demo/preprocessed
+    python -m data.synthetic.ceilings --runs=runs/demo --data=data/demo/preprocessed
 
 Each figure is counted again from the run's predictions.csv. The ceilings follow from
 the demo's three binary factors: who cannot tell one of them is right half of the time.
@@ -16,7 +16,7 @@ import os
 
 from absl import flags
 
-from data import command_line
+from results import command_line
 
 FULL_AT_LEAST = 0.95
 # run -> (ceiling, what is left out). Without LSTMs the mean of features may be weaker.

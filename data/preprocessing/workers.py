@@ -18,7 +18,7 @@ import threading
 
 import cv2
 
-from data import runs
+from data.preprocessing import journal
 
 
 def run(function, tasks, count, folder=None):
@@ -92,7 +92,7 @@ def _work(pipe, function, folder):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     if folder is not None:
-        runs.hold(folder)
+        journal.hold(folder)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
         while True:
             pipe.send(function(pipe.recv()))

@@ -14,7 +14,7 @@ from matplotlib import colors
 from matplotlib import pyplot
 
 from data import clips
-from data import preview
+from data.preprocessing import preview
 
 READABLE = 20  # classes up to which counts fit into the cells of a confusion picture
 SHOWN = 5  # steps of an explanation

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from data import demo_results
+from data.synthetic import ceilings
 
 
 @pytest.mark.parametrize(
@@ -27,16 +27,16 @@ from data import demo_results
     ],
 )
 def test_verdict(name, share, expected):
-    said = demo_results.verdict(name, share, 112)
+    said = ceilings.verdict(name, share, 112)
     assert (expected in said) if expected else said == ''
 
 
 @pytest.mark.parametrize('name', ['no_lstm', 'no_motion', 'no_spatial'])
 def test_band_is_three_standard_errors(name):
-    ceiling, _ = demo_results.CEILINGS[name]
+    ceiling, _ = ceilings.CEILINGS[name]
     band = 3 * math.sqrt(ceiling * (1 - ceiling) / 400)
-    assert demo_results.verdict(name, ceiling + band - 1e-6, 400) == ''
-    assert demo_results.verdict(name, ceiling + band + 1e-6, 400)
+    assert ceilings.verdict(name, ceiling + band - 1e-6, 400) == ''
+    assert ceilings.verdict(name, ceiling + band + 1e-6, 400)
 
 
 def predictions(folder, right, count):
@@ -54,7 +54,12 @@ def test_figures_are_counted_again(tmp_path, run_script):
     for name, right in FIGURES.items():
         predictions(tmp_path / name, right, 112)
     (tmp_path / 'full/confusion.png').write_bytes(b'')
-    words = ['-m', 'data.demo_results', f'--runs={tmp_path}', f'--data={tmp_path}/no']
+    words = [
+        '-m',
+        'data.synthetic.ceilings',
+        f'--runs={tmp_path}',
+        f'--data={tmp_path}/no',
+    ]
     done = run_script(*words)
     assert 'confusion.png' in done.stdout and '98.2%' in done.stdout
     results = json.loads((tmp_path / 'results.json').read_text())
@@ -64,7 +69,12 @@ def test_figures_are_counted_again(tmp_path, run_script):
 def test_a_leak_ends_with_a_code_and_one_line(tmp_path, run_script):
     for name, right in {**FIGURES, 'no_motion': 60}.items():
         predictions(tmp_path / name, right, 112)
-    words = ['-m', 'data.demo_results', f'--runs={tmp_path}', f'--data={tmp_path}/no']
+    words = [
+        '-m',
+        'data.synthetic.ceilings',
+        f'--runs={tmp_path}',
+        f'--data={tmp_path}/no',
+    ]
     done = run_script(*words, code=1)
     assert len(done.stderr.splitlines()) == 1
     assert 'no_motion 53.6% is above' in done.stderr and 'full' not in done.stderr
@@ -76,4 +86,4 @@ def test_absent_predictions_are_named(tmp_path, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match='predictions.csv'):
-        demo_results.accuracy(str(path))
+        ceilings.accuracy(str(path))

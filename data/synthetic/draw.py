@@ -1,6 +1,6 @@
 """Draws real video files whose classes need every part of the method.
 
-    python -m data.make_demo --out=data/demo/videos
+    python -m data.synthetic.draw --out=data/demo/videos
 
 Eight classes, the product of three binary factors, one for each part:
 
@@ -27,7 +27,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from data import command_line
+from results import command_line
 
 WHAT = ('Discs', 'Squares')
 HOW = ('Horizontal', 'Vertical')

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from data import augment
+from data import augmentation
 
 COLOURS, FLOW = 3, 4
 
@@ -13,7 +13,7 @@ def cropped(images, scale, place, mirrored):
     """crop_and_mirror of uint8 [N, H, W, channels] with one draw each."""
     with tf.Graph().as_default(), tf.Session() as session:
         placeholder = tf.placeholder(tf.uint8, [None, *images.shape[1:]])
-        out = augment.crop_and_mirror(
+        out = augmentation.crop_and_mirror(
             placeholder,
             tf.constant(scale, tf.float32),
             tf.constant(place, tf.int32),
@@ -89,12 +89,14 @@ def test_mirror_of_flow_negates_x_only():
 def test_mirror_twice_is_the_picture():
     with tf.Graph().as_default(), tf.Session() as session:
         images = random_images(1, 48, 20).astype(np.float32)
-        twice = session.run(augment.mirror(augment.mirror(tf.constant(images))))
+        twice = session.run(
+            augmentation.mirror(augmentation.mirror(tf.constant(images)))
+        )
     np.testing.assert_array_equal(twice, images)
 
 
 def test_draws_follow_the_recipe():
-    drawn = [augment.random_crops(100, 0, step) for step in range(30)]
+    drawn = [augmentation.random_crops(100, 0, step) for step in range(30)]
     scales = np.concatenate([draw['crop_scale'] for draw in drawn])
     places = np.concatenate([draw['place'] for draw in drawn])
     mirrored = np.concatenate([draw['mirrored'] for draw in drawn])
@@ -107,15 +109,21 @@ def test_draws_follow_the_recipe():
 
 
 def test_draws_follow_from_seed_and_step():
-    first, again = augment.random_crops(9, 1, 5), augment.random_crops(9, 1, 5)
+    first, again = (
+        augmentation.random_crops(9, 1, 5),
+        augmentation.random_crops(9, 1, 5),
+    )
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])
-    for other in (augment.random_crops(9, 1, 6), augment.random_crops(9, 2, 5)):
+    for other in (
+        augmentation.random_crops(9, 1, 6),
+        augmentation.random_crops(9, 2, 5),
+    ):
         assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
 def test_whole_pictures_have_the_same_form():
-    drawn, whole = augment.random_crops(3, 0, 0), augment.whole_pictures(3)
+    drawn, whole = augmentation.random_crops(3, 0, 0), augmentation.whole_pictures(3)
     assert set(drawn) == set(whole)
     for name, value in whole.items():
         assert value.dtype == drawn[name].dtype and value.shape == (3,)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import vgg
-from weights import initial
+from weights import layers
 
 
 def values(names, seed, scope='net'):
@@ -17,7 +17,7 @@ def values(names, seed, scope='net'):
         with tf.variable_scope(scope):
             for name in names:
                 with tf.variable_scope(name):
-                    made[name], _ = initial.weights_and_biases([3, 3, 40, 50])
+                    made[name], _ = layers.weights_and_biases([3, 3, 40, 50])
         session.run(tf.global_variables_initializer())
         return session.run(made)
 
@@ -35,7 +35,7 @@ def test_values_depend_on_the_seed_and_on_the_full_name(seed, scope):
 
 
 def test_weights_have_the_variance_of_he_and_biases_are_zero(graph):
-    weights, biases = initial.weights_and_biases([3, 3, 40, 50])
+    weights, biases = layers.weights_and_biases([3, 3, 40, 50])
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         weights, biases = session.run([weights, biases])
