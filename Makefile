@@ -11,9 +11,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 DEMO_DATA := data/demo
 DEMO_RUNS := runs/demo
-DEMO_TRAIN := $(PY) train.py --data_dir=$(DEMO_DATA)/preprocessed --num_steps=12 \
+DEMO_TRAIN := $(PY) train.py --data_dir=$(DEMO_DATA)/preprocessed --num_segments=12 \
 	--spatial_weights=$(DEMO_RUNS)/features --motion_weights=$(DEMO_RUNS)/features \
-	--lstm_units=256,128 --steps=450
+	--lstm_units=256,128 --max_steps=450
 DEMO_EVALUATE := $(PY) evaluate.py
 
 .PHONY: install demo test test-all lint bench clean-demo
@@ -34,7 +34,7 @@ demo: install
 	$(PY) optical_flow.py --video_dir=$(DEMO_DATA)/videos \
 		--data_dir=$(DEMO_DATA)/preprocessed --frame_size=64 --preview=4
 	$(PY) train.py --stage=features --data_dir=$(DEMO_DATA)/preprocessed \
-		--train_dir=$(DEMO_RUNS)/features --num_steps=12 \
+		--train_dir=$(DEMO_RUNS)/features --num_segments=12 \
 		--spatial_weights=random --motion_weights=random
 	$(DEMO_TRAIN) --train_dir=$(DEMO_RUNS)/no_lstm --branches=fusion
 	$(DEMO_EVALUATE) --train_dir=$(DEMO_RUNS)/no_lstm

@@ -6,26 +6,24 @@
     [512 | 512 | 200] -> one softmax (or three softmaxes, linearly combined)
 
 No session is made and no flag is read here: `train.py` and `evaluate.py` own those, and
-the section `parameters` fills the variables of theirs.
+the section `parameters` fills the variables of their graphs.
 
 Letters used in every shape:
     B clips   T steps   L flow fields in a stack   H, W height and width
     D feature width   U LSTM units   F fusion units   C classes
 """
 
+from typing import Callable
+from typing import NamedTuple
+
 import tensorflow.compat.v1 as tf
 
 import cnnm
 import vgg
 from data import augmentation
-from data import clips
 from weights import layers
 
-BRANCHES = ('spatial_lstm', 'motion_lstm', 'fusion')
-STREAMS = clips.STREAMS
-CNN_SCOPE = {'spatial': 'spatial/vgg_19', 'motion': 'motion/cnn_m_2048'}
-MOTION_FORM = {'norm2': True, 'subtract_mean_flow': False}
-LAYERS = {'spatial': vgg.LAYERS, 'motion': cnnm.LAYERS}  # from the pixels up
+CNN_OPTIONS = ('norm2', 'subtract_mean_flow')  # flags that change how a CNN is built
 LSTM_UNITS = (1024, 512)
 FUSION_UNITS = 200
 # A name that ends in / opens the scope again, where `inputs` would make an inputs_1.
@@ -37,37 +35,82 @@ COMBINATION = 'softmax/combination/scores'
 # -- streams --------------------------------------------------------------------------
 
 
-def cnn(
-    stream,
-    images,
-    num_classes=1000,
-    keep_prob=1.0,
-    dropout_seed=None,
-    norm2=True,
-    subtract_mean_flow=False,
+class Stream(NamedTuple):
+    """All that differs between streams; another stream is another entry of STREAMS."""
+
+    cnn: Callable  # images, C, keep_prob, dropout_seed, **options -> logits, end_points
+    network: object  # module with load_weights and save_weights
+    scope: str  # of the CNN's variables
+    layers: list  # from the pixels up
+    last_maps: str  # the last layer whose units have a place in the image
+    channels: Callable  # L -> channels of an input
+    span: Callable  # L -> frames that an input covers
+    read: Callable  # sampling.Clip, starts int [n], L -> uint8 [n, H, W, channels]
+    flow: bool = False  # channels x1, y1, .. xL, yL: a mirror image negates x
+    options: tuple = ()  # those of CNN_OPTIONS that `cnn` takes
+
+
+def motion_cnn(
+    images, num_classes, keep_prob, dropout_seed, norm2=True, subtract_mean_flow=False
 ):
+    """CNN-M-2048 on flow stacks [N, H, W, 2L], without the camera's motion if asked."""
+    if subtract_mean_flow:
+        images = cnnm.subtract_mean_flow(images)
+    return cnnm.cnn_m_2048(images, num_classes, keep_prob, dropout_seed, norm2)
+
+
+STREAMS = {
+    'spatial': Stream(
+        cnn=vgg.vgg_19,
+        network=vgg,
+        scope='spatial/vgg_19',
+        layers=vgg.LAYERS,
+        last_maps='conv5_4',
+        channels=lambda stack_length: 3,
+        span=lambda stack_length: 1,
+        read=lambda clip, starts, stack_length: clip.read_frames(starts),
+    ),
+    'motion': Stream(
+        cnn=motion_cnn,
+        network=cnnm,
+        scope='motion/cnn_m_2048',
+        layers=cnnm.LAYERS,
+        last_maps='conv5',
+        channels=lambda stack_length: 2 * stack_length,
+        span=lambda stack_length: stack_length + 1,
+        read=lambda clip, starts, stack_length: clip.read_stacks(starts, stack_length),
+        flow=True,
+        options=CNN_OPTIONS,
+    ),
+}
+
+
+def all_branches():
+    """Names of the hybrid's branches: an LSTM for each stream, and the fusion."""
+    return [*(f'{stream}_lstm' for stream in STREAMS), 'fusion']
+
+
+def streams_of(branches):
+    """The streams that the branches need, in the order of STREAMS."""
+    return [s for s in STREAMS if f'{s}_lstm' in branches or 'fusion' in branches]
+
+
+def cnn(stream, images, num_classes, keep_prob=1.0, dropout_seed=None, options=None):
     """The stream's CNN under its scope.
 
     Args:
-      stream: 'spatial' or 'motion'.
-      images: uint8 or float [N, H, W, 3 or 2L].
+      stream: name of the stream.
+      images: uint8 or float [N, H, W, channels].
       num_classes, keep_prob, dropout_seed: as in vgg.vgg_19.
-      norm2, subtract_mean_flow: how the motion CNN is built, from `motion_form`.
+      options: dict of CNN_OPTIONS; those that the stream's CNN does not take are left.
 
     Returns:
       (logits [N, C], end_points).
     """
+    of_stream = STREAMS[stream]
+    taken = {n: v for n, v in (options or {}).items() if n in of_stream.options}
     with tf.variable_scope(stream):
-        if stream == 'spatial':
-            return vgg.vgg_19(images, num_classes, keep_prob, dropout_seed)
-        if subtract_mean_flow:
-            images = cnnm.subtract_mean_flow(images)
-        return cnnm.cnn_m_2048(images, num_classes, keep_prob, dropout_seed, norm2)
-
-
-def motion_form(settings):
-    """How a run builds its motion CNN, for `cnn`."""
-    return {name: settings.get(name, usual) for name, usual in MOTION_FORM.items()}
+        return of_stream.cnn(images, num_classes, keep_prob, dropout_seed, **taken)
 
 
 def scaled(features, stream):
@@ -100,7 +143,7 @@ def lstm(inputs, lengths, units):
     Args:
       inputs: float32 [B, T, D].
       lengths: int32 [B], valid steps of each clip, at least 1. Past them the state
-        stands still.
+        does not change.
       units: U.
 
     Returns:
@@ -218,23 +261,11 @@ def proximal_step(weights, gradient, rate, l1, l21, l2):
 # -- the hybrid -----------------------------------------------------------------------
 
 
-def streams_of(branches):
-    """The streams that the branches need, in the order of STREAMS."""
-    return [s for s in STREAMS if f'{s}_lstm' in branches or 'fusion' in branches]
-
-
-def streams_of_run(settings):
-    """The streams whose CNN a run reads, trains or caches, by its flags."""
-    if settings['stage'] in STREAMS:
-        return [settings['stage']]
-    return streams_of(settings['branches'])
-
-
 def hybrid(
     features,
     lengths,
     num_classes,
-    branches=BRANCHES,
+    branches=None,
     head='concat',
     lstm_units=LSTM_UNITS,
     keep_prob=1.0,
@@ -246,7 +277,7 @@ def hybrid(
       features: dict stream -> float32 [B, T, D]; needs the streams of `branches`.
       lengths: int32 [B], valid steps.
       num_classes: C.
-      branches: subset of BRANCHES.
+      branches: some of `all_branches`; None for all.
       head: 'concat', one softmax over all branches' features side by side, or 'late',
         a softmax for each branch, linearly combined with learned weights.
       lstm_units: units of each LSTM layer.
@@ -258,6 +289,7 @@ def hybrid(
       its name and its part of the logits [B, C] under `<branch>/logits`. For 'late'
       the logits are log probabilities.
     """
+    branches = branches or all_branches()
     inputs = {s: scaled(features[s], s) for s in streams_of(branches)}
     end_points = {}
     for stream in STREAMS:
@@ -275,13 +307,32 @@ def hybrid(
     with tf.variable_scope('softmax'):
         parts = {
             name: vgg.dropout(end_points[name], keep_prob, dropout_seed, name)
-            for name in BRANCHES
+            for name in all_branches()
             if name in branches
         }
         logits, part_logits = head_function(parts, num_classes)
     for name, value in part_logits.items():
         end_points[f'{name}/logits'] = value
     return logits, end_points
+
+
+def probabilities(logits):
+    """softmax: float32 [..., C] -> [..., C]. With `log_probabilities` and
+    `classification_loss` the only places that know what the classes' scores mean."""
+    return tf.nn.softmax(logits)
+
+
+def log_probabilities(logits):
+    """log softmax: float32 [..., C] -> [..., C]."""
+    return tf.nn.log_softmax(logits)
+
+
+def classification_loss(logits, labels):
+    """Mean cross entropy; labels int32 [B], from 0 to C - 1."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=labels, logits=logits
+    )
+    return tf.reduce_mean(losses)
 
 
 def one_softmax(parts, num_classes):
@@ -312,7 +363,7 @@ def combined_softmaxes(parts, num_classes):
     with tf.variable_scope('combination'):
         scores = layers.variable('scores', [len(parts)], 0)
     log_a = tf.nn.log_softmax(scores)  # [K]
-    log_p = tf.stack([tf.nn.log_softmax(x) for x in part_logits.values()], axis=1)
+    log_p = tf.stack([log_probabilities(x) for x in part_logits.values()], axis=1)
     return tf.reduce_logsumexp(log_p + log_a[None, :, None], axis=1), part_logits
 
 
@@ -343,9 +394,21 @@ CROP_INPUTS = {
 }
 
 
-def picture_shape(stream, size, stack_length):
-    """[H, W, channels] of one picture of the stream: 3 colours or 2L flow channels."""
-    return [size, size, 3 if stream == 'spatial' else 2 * stack_length]
+class Architecture(NamedTuple):
+    """What determines a graph, beside its stage."""
+
+    num_classes: int  # C
+    size: int  # height and width of the stored frames in pixels
+    stack_length: int  # L
+    branches: list  # some of `all_branches`
+    head: str  # 'concat' or 'late'
+    lstm_units: list  # units of each LSTM layer
+    cnn_options: dict  # values of CNN_OPTIONS by name
+
+
+def input_shape(stream, size, stack_length):
+    """[H, W, channels] of one input of the stream."""
+    return [size, size, STREAMS[stream].channels(stack_length)]
 
 
 def over_time(values, clips_and_steps):
@@ -356,38 +419,34 @@ def over_time(values, clips_and_steps):
     return values
 
 
-def cnn_classifier(stream, size, stack_length, num_classes, form=MOTION_FORM):
+def cnn_classifier(stream, architecture):
     """One stream's CNN with its own softmax, from stored pixels.
 
-    Args:
-      stream: 'spatial' or 'motion'.
-      size: side of the stored pictures in pixels.
-      stack_length: L.
-      num_classes: C.
-      form: of `motion_form`.
-
     Returns:
-      (inputs, logits [B, C], end_points); `images` is uint8 [B, H, W, 3 or 2L].
+      (inputs, logits [B, C], end_points); `images` is uint8 [B, H, W, channels].
     """
-    shape = picture_shape(stream, size, stack_length)
+    shape = input_shape(stream, architecture.size, architecture.stack_length)
     inputs = placeholder_inputs(images=(tf.uint8, [None, *shape]), **CROP_INPUTS)
     with tf.name_scope(INPUTS_SCOPE):
         crops = augmentation.crop_and_mirror(
             inputs['images'],
+            STREAMS[stream].flow,
             inputs['crop_scale'],
             inputs['place'],
             inputs['mirrored'],
         )
     dropout = (inputs['keep_prob'], inputs['dropout_seed'])
-    logits, end_points = cnn(stream, crops, num_classes, *dropout, **form)
+    options = architecture.cnn_options
+    logits, end_points = cnn(stream, crops, architecture.num_classes, *dropout, options)
     return inputs, logits, end_points
 
 
-def hybrid_classifier(widths, num_classes, branches, head, lstm_units):
+def hybrid_classifier(widths, architecture):
     """The hybrid on cached features.
 
     Args:
       widths: dict stream -> D of its features.
+      architecture: Architecture.
 
     Returns:
       (inputs, logits [B, C], end_points); inputs has each stream float16 [B, T, D] by
@@ -399,33 +458,29 @@ def hybrid_classifier(widths, num_classes, branches, head, lstm_units):
     )
     with tf.name_scope(INPUTS_SCOPE):
         features = {s: tf.cast(inputs[s], tf.float32) for s in widths}
-    form = (num_classes, branches, head, lstm_units)
-    dropout = (inputs['keep_prob'], inputs['dropout_seed'])
-    logits, end_points = hybrid(features, inputs['lengths'], *form, *dropout)
+    logits, end_points = hybrid(
+        features,
+        inputs['lengths'],
+        architecture.num_classes,
+        architecture.branches,
+        architecture.head,
+        architecture.lstm_units,
+        inputs['keep_prob'],
+        inputs['dropout_seed'],
+    )
     return inputs, logits, end_points
 
 
-def joint_classifier(
-    size,
-    stack_length,
-    num_classes,
-    branches,
-    head,
-    lstm_units,
-    form=MOTION_FORM,
-):
+def joint_classifier(architecture):
     """Everything in one graph, from stored pixels: CNNs, LSTMs, fusion, softmax.
-
-    Args:
-      size, stack_length, form: as in `cnn_classifier`.
-      num_classes, branches, head, lstm_units: as in `hybrid`.
 
     Returns:
       (inputs, logits [B, C], end_points); inputs has each stream uint8
-      [B, T, H, W, 3 or 2L] by its name, `lengths` and one crop and mirror a clip.
+      [B, T, H, W, channels] by its name, `lengths` and one crop and mirror a clip.
     """
+    num_classes, size, stack_length, branches, head, lstm_units, options = architecture
     streams = streams_of(branches)
-    shapes = {s: picture_shape(s, size, stack_length) for s in streams}
+    shapes = {s: input_shape(s, size, stack_length) for s in streams}
     inputs = placeholder_inputs(
         lengths=(tf.int32, [None]),
         **{s: (tf.uint8, [None, None, *shape]) for s, shape in shapes.items()},
@@ -440,8 +495,8 @@ def joint_classifier(
             draws = [
                 tf.repeat(inputs[name], clips_and_steps[1]) for name in CROP_INPUTS
             ]
-            images = augmentation.crop_and_mirror(images, *draws)
-        _, cnn_points = cnn(stream, images, num_classes, *dropout, **form)
+            images = augmentation.crop_and_mirror(images, STREAMS[stream].flow, *draws)
+        _, cnn_points = cnn(stream, images, num_classes, *dropout, options)
         fc6[f'{stream}/fc6'] = cnn_points['fc6']  # [B*T, D]
         with tf.name_scope(INPUTS_SCOPE):
             features[stream] = over_time(cnn_points['fc6'], clips_and_steps)
@@ -450,27 +505,22 @@ def joint_classifier(
     return inputs, logits, {**end_points, **fc6}
 
 
-def classifier(settings, num_classes, size, widths=None):
+def classifier(stage, architecture, widths=None):
     """The graph that a stage trains and evaluation runs, from placeholders to logits.
 
     Args:
-      settings: the run's flags: stage, stack_length, branches, head, lstm_units, and
-        those of `motion_form`.
-      num_classes: C.
-      size: side of the stored pictures in pixels.
+      stage: name of a stream, 'hybrid' or 'joint'.
+      architecture: Architecture.
       widths: hybrid: dict stream -> D of its cached features.
 
     Returns:
       (inputs, logits [B, C], end_points), as the function of the stage says.
     """
-    stage, stack_length = settings['stage'], settings['stack_length']
-    form = motion_form(settings)
-    hybrid_form = (settings['branches'], settings['head'], settings['lstm_units'])
     if stage in STREAMS:
-        return cnn_classifier(stage, size, stack_length, num_classes, form)
+        return cnn_classifier(stage, architecture)
     if stage == 'hybrid':
-        return hybrid_classifier(widths, num_classes, *hybrid_form)
-    return joint_classifier(size, stack_length, num_classes, *hybrid_form, form)
+        return hybrid_classifier(widths, architecture)
+    return joint_classifier(architecture)
 
 
 # -- parameters ------------------------------------------------------------------------
@@ -478,39 +528,32 @@ def classifier(settings, num_classes, size, widths=None):
 
 def load_cnn(session, stream, directory, cross_modality=False):
     """Loads a stream's dump; returns the full names of the variables loaded."""
-    scope = CNN_SCOPE[stream]
-    if stream == 'motion':
-        report = cnnm.load_weights(session, directory, scope, cross_modality)
-    else:
-        report = vgg.load_weights(session, directory, scope)
+    network, scope = STREAMS[stream].network, STREAMS[stream].scope
+    changes = {'cross_modality': True} if cross_modality and network is cnnm else {}
+    report = network.load_weights(session, directory, scope, **changes)
     return {f'{scope}/{name}' for name in report.loaded}
 
 
 def save_cnn(session, stream, directory, origin):
     """Saves a stream's CNN as a dump."""
-    network = {'spatial': vgg, 'motion': cnnm}[stream]
-    network.save_weights(session, directory, CNN_SCOPE[stream], origin)
+    of_stream = STREAMS[stream]
+    of_stream.network.save_weights(session, directory, of_stream.scope, origin)
 
 
-def initialize(session, settings, cnns):
-    """Loads the CNNs that the stage's graph holds and starts everything else.
+def initialize(session, dumps, cross_modality=False):
+    """Loads the CNNs of the graph that have a dump and starts everything else.
 
     Args:
       session: of the graph that `classifier` built.
-      settings: the run's flags.
-      cnns: dict stream -> {'weights': folder of a dump, or None}.
+      dumps: dict stream -> folder of a dump, for the CNNs to load.
+      cross_modality: start a CNN on flow from a dump for colour frames.
 
     Returns:
       Names of the variables that came from dumps.
     """
     loaded = set()
-    if settings['stage'] != 'hybrid':
-        for stream, of_stream in cnns.items():
-            if of_stream['weights']:
-                directory = of_stream['weights']
-                loaded |= load_cnn(
-                    session, stream, directory, settings['cross_modality']
-                )
+    for stream, directory in dumps.items():
+        loaded |= load_cnn(session, stream, directory, cross_modality)
     rest = [v for v in tf.global_variables() if v.op.name not in loaded]
     session.run([variable.initializer for variable in rest])
     return loaded
@@ -529,14 +572,6 @@ def set_scales(session, scales):
 
 
 # -- loss and updates -----------------------------------------------------------------
-
-
-def cross_entropy(logits, labels):
-    """Mean cross entropy; labels int32 [B], from 0 to C - 1."""
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=labels, logits=logits
-    )
-    return tf.reduce_mean(losses)
 
 
 def weight_decay(variables):
@@ -567,7 +602,7 @@ def loss_parts(logits, labels, variables, decay):
     """
     others = [v for v in variables if v.op.name != FUSION_WEIGHTS]
     parts = {
-        'cross_entropy': cross_entropy(logits, labels),
+        'cross_entropy': classification_loss(logits, labels),
         'weight_decay': decay * weight_decay(others),
     }
     parts['loss'] = tf.add_n(list(parts.values()))
@@ -580,36 +615,33 @@ def loss_parts(logits, labels, variables, decay):
     return parts
 
 
-def training(loss, variables, rate, settings):
+class Proximal(NamedTuple):
+    """The proximal step of W_E: its learning rate, and lambda3, lambda2 and lambda1."""
+
+    rate: tf.Tensor
+    l1: float
+    l21: float
+    l2: float
+
+
+def training(loss, variables, optimizer, clip_norm, proximal):
     """One update of every variable, all from the same gradients: the proximal step for
     the fusion weights W_E, the optimizer for the rest.
 
     Args:
       loss: float32 [].
       variables: what is trained.
-      rate: float32 [], the optimizer's learning rate now.
-      settings: the run's flags: optimizer, learning_rate, clip_norm, fusion_*.
+      optimizer: tf.train.Optimizer.
+      clip_norm: largest global norm of the gradients, 0 for no limit.
+      proximal: Proximal.
 
     Returns:
       The train op.
     """
     fusion = [v for v in variables if v.op.name == FUSION_WEIGHTS]
     others = [v for v in variables if v.op.name != FUSION_WEIGHTS]
-    gradients = clipped_gradients(loss, others + fusion, settings['clip_norm'])
-    optimizer = {
-        'momentum': lambda: tf.train.MomentumOptimizer(rate, 0.9),
-        'adam': lambda: tf.train.AdamOptimizer(rate),
-    }[settings['optimizer']]()
+    gradients = clipped_gradients(loss, others + fusion, clip_norm)
     updates = [optimizer.apply_gradients(zip(gradients, others, strict=False))]
-    fusion_rate = rate * (settings['fusion_rate'] / settings['learning_rate'])
     for weights, gradient in zip(fusion, gradients[len(others) :], strict=True):
-        stepped = proximal_step(
-            weights,
-            gradient,
-            fusion_rate,
-            settings['fusion_l1'],
-            settings['fusion_l21'],
-            settings['fusion_l2'],
-        )
-        updates.append(weights.assign(stepped))
+        updates.append(weights.assign(proximal_step(weights, gradient, *proximal)))
     return tf.group(*updates)

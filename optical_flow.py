@@ -23,6 +23,7 @@ import tqdm
 from absl import flags
 
 from data import clips
+from data import sampling
 from data.preprocessing import check
 from data.preprocessing import journal
 from data.preprocessing import preview
@@ -342,7 +343,7 @@ def show(values, index, bad):
     whole = [row for row in index.values() if row['status'] == 'ok']
     if not whole:
         print('no clip is ready, so there is no preview')
-    for n in clips.evenly_spaced(len(whole), min(values.preview, len(whole))):
+    for n in sampling.evenly_spaced(len(whole), min(values.preview, len(whole))):
         try:
             path = preview.write_sheet(values.data_dir, whole[n])
             print(videos.printable(path))

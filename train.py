@@ -9,7 +9,7 @@
 
 `spatial` and `motion` train one CNN with its own softmax on random frames or stacks;
 `features` fills the feature cache; `hybrid` trains LSTMs, fusion and softmax on cached
-features (and fills what is missing of them); `joint` trains everything from pixels.
+features (and computes those that are missing); `joint` trains everything from pixels.
 
 The same command continues a run that was stopped. On the CPU, with the same number of
 threads, it ends with the same bits as a run that was not.
@@ -17,12 +17,12 @@ threads, it ends with the same bits as a run that was not.
 
 import contextlib
 import functools
-import json
 import os
 import re
 import signal
 import sys
-import time
+from typing import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,166 +30,167 @@ from results import command_line
 
 with command_line.tensorflow_in_silence():
     import tensorflow.compat.v1 as tf
-import tqdm
 
 import model
-from data import batches
 from data import clips
 from data import features
 from data import feeds
 from data import splits
 from data.preprocessing import videos
+from results import extraction
+from results import lineage
 from results import measures
+from results import runs
 from results import summaries
 from weights import checkpoints
 from weights import dump
-from weights import lineage
 
-STAGES = ('spatial', 'motion', 'features', 'hybrid', 'joint')
-# What a flag is where it is not given, in the stages spatial, motion, hybrid, joint.
-TRAINING = ('spatial', 'motion', 'hybrid', 'joint')
+# What a flag is where it is not given, by stage; a further stream trains as motion.
 DEFAULTS = {
-    'optimizer': ('momentum', 'momentum', 'adam', 'momentum'),
-    'learning_rate': (1e-3, 5e-3, 3e-4, 1e-4),
-    'steps': (2000, 10000, 2000, 2000),
-    'batch_size': (32, 32, 32, 2),
-    'keep_prob': (0.5, 0.5, 0.5, 0.5),
-    'weight_decay': (5e-4, 5e-4, 3e-5, 3e-5),
+    'optimizer': {'motion': 'momentum', 'hybrid': 'adam'},
+    'learning_rate': {'spatial': 1e-3, 'motion': 5e-3, 'hybrid': 3e-4, 'joint': 1e-4},
+    'max_steps': {'spatial': 2000, 'motion': 10000, 'hybrid': 2000, 'joint': 2000},
+    'batch_size': {'motion': 32, 'joint': 2},
+    'keep_prob': {'motion': 0.5},
+    'weight_decay': {'motion': 5e-4, 'hybrid': 3e-5, 'joint': 3e-5},
 }
 # Signals that asked to stop; the loop looks here after every step.
 STOP = []
 
 
+# -- flags ----------------------------------------------------------------------------
+
+
 def by_stage(name):
     """The defaults of a flag as its help shows them."""
-    pairs = zip(TRAINING, DEFAULTS[name], strict=True)
-    return f'(default: {", ".join(f"{stage} {value}" for stage, value in pairs)})'
+    values = [
+        f'{stage} {DEFAULTS[name].get(stage, DEFAULTS[name]["motion"])}'
+        for stage in (*model.STREAMS, 'hybrid', 'joint')
+    ]
+    return f'(default: {", ".join(values)})'
 
 
 def define_flags():
     """Defines the flags; called under __main__ alone, so importing adds none."""
+    stages = [*model.STREAMS, 'features', 'hybrid', 'joint']
+    tf.app.flags.DEFINE_enum('stage', 'hybrid', stages, 'What to train.')
+    data_flags()
+    model_flags()
+    optimizer_flags()
+    progress_flags()
+
+
+def data_flags():
+    """What is trained on."""
     flags = tf.app.flags
-    flags.DEFINE_enum('stage', 'hybrid', STAGES, 'What to train.')
     flags.DEFINE_string('data_dir', None, 'Folder that optical_flow.py wrote.')
-    flags.DEFINE_string('train_dir', None, 'Folder of this run: checkpoints and logs.')
     flags.DEFINE_string(
         'split_dir', '', "List files; '' splits UCF101 names by the group rule."
     )
     flags.DEFINE_integer('split', 1, 'Which split of the lists.', 1)
+    # clips of one recording are alike, so a group may be in one subset only
     flags.DEFINE_string(
-        'group_regex',
-        splits.UCF101_GROUP,
-        "Finds a clip's group in its file name. Clips of one recording are alike, so a "
-        'group may stand on one side only.',
+        'group_regex', splits.UCF101_GROUP, "Finds a clip's group in its file name."
     )
-    flags.DEFINE_bool('allow_missing', False, 'Go on when listed clips are not stored.')
+    flags.DEFINE_bool('allow_missing', False, 'Continue without listed clips.')
+    flags.DEFINE_integer(
+        'validation_groups', 0, 'Groups of the train subset held out to validate.', 0
+    )
+    # 25 is what two-stream 2014 tests on; joint needs memory for each of them
+    flags.DEFINE_integer('num_segments', 25, 'Evenly spaced samples of a clip.', 1)
+    # 10 is the best of two-stream 2014
+    flags.DEFINE_integer('stack_length', 10, 'Flow fields in a stack, L.', 1)
+    flags.DEFINE_integer(
+        'batch_size', None, f'Clips in a step {by_stage("batch_size")}.', 1
+    )
+    flags.DEFINE_bool('balanced', False, 'Draw classes evenly, however many clips.')
+
+
+def model_flags():
+    """What is trained, and what it starts from."""
+    flags = tf.app.flags
     for stream in model.STREAMS:
         flags.DEFINE_string(
-            f'{stream}_weights',
-            None,
-            f'{stream.capitalize()} CNN to start from: a dump, a --train_dir of an '
-            'earlier stage, or the word random.',
+            f'{stream}_weights', None, 'A dump, a --train_dir, or the word random.'
         )
+    # early filters serve both, and there is far less flow to learn them from
     flags.DEFINE_bool(
-        'cross_modality',
-        False,
-        'Start the motion CNN from a dump for colour frames: early filters serve both, '
-        'and there is far less flow to learn them from.',
+        'cross_modality', False, 'Start the motion CNN from a dump for colour frames.'
     )
     flags.DEFINE_bool(
-        'norm2', True, 'Second normalization of CNN-M; two-stream 2014 leaves it out.'
+        'norm2', True, 'Second normalization of CNN-M; two-stream 2014 has none.'
     )
     flags.DEFINE_bool(
         'subtract_mean_flow',
         False,
-        "Take each field's mean vector away, the camera's share of the motion.",
+        'Subtract the mean flow (camera motion compensation).',
     )
     flags.DEFINE_string(
         'hybrid_weights', None, 'joint: --train_dir of a hybrid run to start from.'
     )
-    flags.DEFINE_integer(
-        'num_steps',
-        25,
-        'Evenly spaced steps that stand for a clip, 25 as two-stream 2014 tests on; '
-        'the joint stage needs memory for each of them.',
-        1,
-    )
-    flags.DEFINE_integer(
-        'stack_length', 10, 'Flow fields in a stack, L; 10 is the best of 2014.', 1
-    )
-    flags.DEFINE_list('branches', list(model.BRANCHES), 'Branches of the hybrid.')
+    flags.DEFINE_list('branches', model.all_branches(), 'Branches of the hybrid.')
     flags.DEFINE_enum(
         'head',
         'concat',
         ['concat', 'late'],
-        'One softmax over all features, or one a branch, linearly combined.',
+        'One softmax over all features, or one for each branch, linearly combined.',
+    )
+    flags.DEFINE_list(
+        'combination', None, 'late: weights of the branches, instead of learned ones.'
     )
     flags.DEFINE_bool(
-        'search_combination',
-        False,
-        '--head=late: search the weights of the softmaxes on --validation_groups '
-        'instead of learning them by backpropagation.',
+        'search_combination', False, 'late: search them on --validation_groups.'
     )
     flags.DEFINE_list('lstm_units', list(model.LSTM_UNITS), 'Units of each LSTM layer.')
+    # on few clips the lower layers of a CNN trained on ImageNet are better left alone
     flags.DEFINE_string(
-        'train_layers',
-        'all',
-        'CNN layers to train: all, fc, or from this layer up. On few clips the lower '
-        'layers of a CNN that has seen ImageNet are better left alone.',
+        'train_layers', 'all', 'CNN layers to train: all, fc, or from this layer up.'
     )
-    flags.DEFINE_integer(
-        'steps',
-        None,
-        f'Training steps {by_stage("steps")}; a motion CNN starts from nothing, so it '
-        'takes the most.',
-        1,
-    )
-    flags.DEFINE_integer(
-        'batch_size',
-        None,
-        f'Clips in a step {by_stage("batch_size")}; two-stream 2014 takes 256, which a '
-        'laptop does not hold, and joint sees --num_steps pictures of each clip.',
-        1,
-    )
+
+
+def optimizer_flags():
+    """How it is trained."""
+    flags = tf.app.flags
+    # momentum is .9, as in two-stream 2014; LSTMs on fixed features suit Adam
     flags.DEFINE_enum(
         'optimizer',
         None,
         ['momentum', 'adam'],
-        f'Optimizer {by_stage("optimizer")}; momentum is .9, as in two-stream 2014; '
-        'LSTMs on fixed features are easier for Adam.',
+        f'Optimizer {by_stage("optimizer")}.',
     )
+    # a motion CNN starts from random weights, so it takes the most steps
+    flags.DEFINE_integer(
+        'max_steps', None, f'Training steps {by_stage("max_steps")}.', 1
+    )
+    # two-stream 2014 starts at 1e-2 for batches of 256
     flags.DEFINE_float(
-        'learning_rate',
-        None,
-        f'First rate {by_stage("learning_rate")}; two-stream 2014 starts at 1e-2 for '
-        'batches of 256, and what is trained already moves in smaller steps.',
+        'learning_rate', None, f'Initial learning rate {by_stage("learning_rate")}.'
     )
     flags.DEFINE_list(
         'decay_steps', None, 'Steps at which the rate falls by ten (default: at 70 %).'
     )
+    # two-stream 2014 keeps .1 for flow, too few for small data sets
     flags.DEFINE_float(
         'keep_prob',
         None,
-        f'Share of units that dropout keeps {by_stage("keep_prob")}; two-stream 2014 '
-        'keeps .1 for flow, which starves small data.',
+        f'Dropout keep probability {by_stage("keep_prob")}.',
         upper_bound=1,
     )
+    # the CNNs take that of their papers, the rest what is reported of the hybrid's
     flags.DEFINE_float(
         'weight_decay',
         None,
-        f'lambda1 of 1/2 sum ||W||^2 {by_stage("weight_decay")}: the CNNs take that of '
-        'their papers, the rest what is reported of this one.',
+        f'lambda1 of 1/2 sum ||W||^2 {by_stage("weight_decay")}.',
         0,
     )
+    # LSTMs can make gradients explode
     flags.DEFINE_float(
-        'clip_norm',
-        10.0,
-        'Largest global norm of the gradients, which LSTMs can make explode; 0 for no '
-        'limit.',
-        0,
+        'clip_norm', 10.0, 'Largest global norm of the gradients; 0 for no limit.', 0
     )
     # every lambda near 3e-5 is what notes on the paper report; the rate is ours
-    flags.DEFINE_float('fusion_rate', 1e-2, 'First rate of the proximal step.', 0)
+    flags.DEFINE_float(
+        'fusion_rate', 1e-2, 'Initial learning rate of the proximal step.', 0
+    )
     flags.DEFINE_float(
         'fusion_l21', 3e-5, 'lambda2 of ||W_E||_2,1, which switches units off.', 0
     )
@@ -197,491 +198,592 @@ def define_flags():
         'fusion_l1', 3e-5, 'lambda3 of ||W_E||_1, which switches weights off.', 0
     )
     flags.DEFINE_float('fusion_l2', 3e-5, 'lambda1 of 1/2 ||W_E||^2.', 0)
-    flags.DEFINE_bool('balanced', False, 'Draw classes evenly, however many clips.')
-    flags.DEFINE_integer(
-        'validation_groups',
-        0,
-        'Groups of the train side held out: accuracy on them at each checkpoint, and '
-        'the best checkpoint kept in best/. The same for all stages of one hybrid.',
-        0,
-    )
     flags.DEFINE_integer('seed', 0, 'Fixes everything random.', 0, 2**31 - 1)
+
+
+def progress_flags():
+    """Where the run is kept, and how it is read and logged."""
+    flags = tf.app.flags
+    flags.DEFINE_string('train_dir', None, 'Folder of this run: checkpoints and logs.')
     flags.DEFINE_integer('log_every', 10, 'Steps between lines of log.jsonl.', 1)
-    flags.DEFINE_integer('checkpoint_every', 500, 'Steps between checkpoints.', 1)
+    flags.DEFINE_integer(
+        'checkpoint_every', 500, 'Steps between checkpoints, and validations.', 1
+    )
     flags.DEFINE_string('shard', '0/1', 'features: part i/n of the clips, from 0.')
-    flags.DEFINE_integer('workers', os.cpu_count(), 'Threads that read ahead.', 1)
+    flags.DEFINE_integer('workers', os.cpu_count(), 'Threads that read clips.', 1)
+    flags.DEFINE_integer('read_ahead', 2, 'Batches read ahead of the step.', 0)
     flags.DEFINE_bool(
         'histograms', False, 'Histograms of the trained weights in TensorBoard.'
     )
 
 
-# -- what the run is ------------------------------------------------------------------
+def flags_of_run(values):
+    """All flags, with the stage's defaults, as a plain dict.
 
-
-def settings_of_stage(values):
-    """All flags that shape the run, with the stage's defaults, as a plain dict.
+    Args:
+      values: absl's FLAGS.
 
     Raises:
       ValueError: a flag has a value that cannot work.
     """
     own = values.flags_by_module_dict()[sys.argv[0]]
-    settings = {flag.name: flag.value for flag in own}
-    if settings['stage'] in TRAINING:
-        column = TRAINING.index(settings['stage'])
+    flags = {flag.name: flag.value for flag in own}
+    if flags['stage'] != 'features':
         for name, defaults in DEFAULTS.items():
-            if settings[name] is None:
-                settings[name] = defaults[column]
-        if settings['decay_steps'] is None:
-            settings['decay_steps'] = [int(0.7 * settings['steps'])]
-    for name in ('lstm_units', 'decay_steps'):
+            if flags[name] is None:
+                flags[name] = defaults.get(flags['stage'], defaults['motion'])
+        if flags['decay_steps'] is None:
+            flags['decay_steps'] = [int(0.7 * flags['max_steps'])]
+    for name, number, kind in (
+        ('lstm_units', int, 'whole numbers'),
+        ('decay_steps', int, 'whole numbers'),
+        ('combination', float, 'numbers'),
+    ):
         try:
-            settings[name] = [int(number) for number in settings[name] or []]
+            flags[name] = [number(text) for text in flags[name] or []]
         except ValueError as error:
-            given = ','.join(settings[name])
-            raise ValueError(f'--{name}={given}: give whole numbers') from error
-    check_flags(settings)
-    return settings
+            given = ','.join(flags[name])
+            raise ValueError(f'--{name}={given}: give {kind}') from error
+    check_flags(flags)
+    check_combination(flags)
+    return flags
 
 
-def check_flags(settings):
+def check_flags(flags):
     """Raises ValueError, naming the flag, where a value cannot work, or where what it
     asks for is not in the stage."""
-    stage = settings['stage']
+    stage = flags['stage']
     for name in ('data_dir', 'train_dir'):
-        if not settings[name]:
+        if not flags[name]:
             raise ValueError(f'--{name} is needed')
-    branches = settings['branches']
-    if not branches or set(branches) - set(model.BRANCHES):
+    branches = flags['branches']
+    if not branches or set(branches) - set(model.all_branches()):
         raise ValueError(
-            f'--branches={",".join(branches)}: choose from {",".join(model.BRANCHES)}'
+            f'--branches={",".join(branches)}: choose from '
+            f'{",".join(model.all_branches())}'
         )
-    layers = ['all', *(['fc', *model.LAYERS[stage]] if stage in model.STREAMS else [])]
-    if settings['train_layers'] not in layers:
+    cnn_layers = ['fc', *model.STREAMS[stage].layers] if stage in model.STREAMS else []
+    if flags['train_layers'] not in ['all', *cnn_layers]:
         raise ValueError(
-            f'--train_layers={settings["train_layers"]}: stage {stage} trains '
-            f'{", ".join(layers)}'
-        )
-    searched = settings['head'] == 'late' and settings['validation_groups']
-    if settings['search_combination'] and not searched:
-        raise ValueError(
-            '--search_combination needs --head=late and --validation_groups=N'
+            f'--train_layers={flags["train_layers"]}: stage {stage} trains '
+            f'{", ".join(["all", *cnn_layers])}'
         )
     for name, value, stages in (
         ('hybrid_weights', None, ['joint']),
         ('shard', '0/1', ['features']),
         ('search_combination', False, ['hybrid', 'joint']),
+        ('combination', [], ['hybrid', 'joint']),
         ('cross_modality', False, ['motion', 'features', 'hybrid', 'joint']),
     ):
-        if settings[name] != value and stage not in stages:
+        if flags[name] != value and stage not in stages:
             raise ValueError(f'--{name} is for --stage={" or ".join(stages)} alone')
-    if settings['cross_modality'] and settings['motion_weights'] == 'random':
+    if flags['cross_modality'] and flags['motion_weights'] == 'random':
         raise ValueError('--cross_modality needs --motion_weights of a dump for colour')
-    if not settings['lstm_units'] or min(settings['lstm_units']) < 1:
+    if not flags['lstm_units'] or min(flags['lstm_units']) < 1:
         raise ValueError('--lstm_units: give at least one number, none below 1')
-    if min(settings['decay_steps'], default=0) < 0:
+    if min(flags['decay_steps'], default=0) < 0:
         raise ValueError('--decay_steps: give steps, none below 0')
     for name in ('learning_rate', 'keep_prob'):
-        if settings[name] is not None and not settings[name] > 0:
-            raise ValueError(f'--{name}={settings[name]}: must be above 0')
+        if flags[name] is not None and not flags[name] > 0:
+            raise ValueError(f'--{name}={flags[name]}: must be above 0')
 
 
-# -- features -------------------------------------------------------------------------
-
-
-def cache_features(settings, stream, rows, size):
-    """Fills the feature cache of one stream with the clips of `rows`.
-
-    Args:
-      settings: the run's flags.
-      stream: 'spatial' or 'motion'.
-      rows: dict clip -> row of clips.csv.
-      size: side of the stored pictures in pixels.
-
-    Returns:
-      The CNN as run.json keeps it: {'weights', 'fingerprint', 'features', 'width'}.
-    """
-    data_dir, train_dir = settings['data_dir'], settings['train_dir']
-    steps, length = settings['num_steps'], settings['stack_length']
-    shape = model.picture_shape(stream, size, length)
-    given = settings[f'{stream}_weights']
-    weights = lineage.find_weights(given, stream, train_dir)
-
-    with tf.Graph().as_default(), tf.Session() as session:
-        tf.set_random_seed(settings['seed'])
-        images = tf.placeholder(tf.uint8, [None, *shape], 'images')
-        _, end_points = model.cnn(stream, images, **model.motion_form(settings))
-        if weights:
-            loaded = model.load_cnn(
-                session, stream, weights, settings['cross_modality']
-            )
-            if f'{model.CNN_SCOPE[stream]}/fc6/weights' not in loaded:
-                raise ValueError(
-                    f'--{stream}_weights={given}: the dump has no fc6, the layer that '
-                    f'is cached; train --stage={stream} first'
-                )
-        else:
-            weights = os.path.join(train_dir, 'weights', stream)
-            session.run(tf.global_variables_initializer())
-            model.save_cnn(session, stream, weights, 'random')
-            print(f'{stream} CNN: untrained, saved as {weights}')
-        fingerprint = dump.fingerprint(weights)
-        sampling = {'weights': fingerprint, 'layer': 'fc6', 'num_steps': steps}
-        if stream == 'motion':
-            sampling['stack_length'] = length
-            sampling['cross_modality'] = settings['cross_modality']
-            sampling.update(model.motion_form(settings))
-        folder = features.directory(data_dir, stream, sampling)
-        features.fill(
-            folder,
-            list(rows),
-            source=functools.partial(features.source_path, data_dir, stream),
-            read=lambda clip: batches.sampled_clip(
-                data_dir, stream, rows[clip], steps, length
-            ),
-            extract=lambda pictures: session.run(end_points['fc6'], {images: pictures}),
-            workers=settings['workers'],
+def check_combination(flags):
+    """Raises ValueError where the weights of late fusion cannot be had as asked."""
+    given, branches = flags['combination'], flags['branches']
+    searched = flags['search_combination']
+    if searched and not (flags['head'] == 'late' and flags['validation_groups']):
+        raise ValueError(
+            '--search_combination needs --head=late and --validation_groups=N'
         )
-    return {
-        'weights': weights,
-        'fingerprint': fingerprint,
-        'features': folder.name,
-        'width': int(end_points['fc6'].shape[-1]),
-    }
+    if not given:
+        return
+    text = f'--combination={",".join(map(str, given))}'
+    if flags['head'] != 'late' or searched:
+        raise ValueError(f'{text} needs --head=late without --search_combination')
+    if len(given) != len(branches) or not min(given) >= 0 or not sum(given) > 0:
+        raise ValueError(
+            f'{text}: give one weight for each of {",".join(branches)}, none below 0 '
+            'and not all 0'
+        )
 
 
-# -- training -------------------------------------------------------------------------
+# -- data and CNNs ---------------------------------------------------------------------
 
 
-def validation_outputs(settings, logits, end_points):
-    """What validation reads of the graph: {'logits': [B, C]}; or each branch's softmax
-    by its name, where their combination is searched."""
-    if not settings['search_combination']:
-        return {'logits': logits}
-    return {
-        branch: tf.nn.softmax(end_points[f'{branch}/logits'])
-        for branch in model.BRANCHES
-        if branch in settings['branches']
-    }
+class Data(NamedTuple):
+    """What a run is trained and measured on."""
+
+    split: splits.Split
+    train: list  # of splits.Example, without the held-out groups
+    held_out: list  # of splits.Example
+    rows: dict  # clip -> row of clips.csv
+    preprocessing: dict  # of clips.preprocessing_of
 
 
-def validate(session, inputs, outputs, read, labels, settings):
-    """Scores the held-out clips, and searches the combination of softmaxes on them.
+def read_data(flags):
+    """Reads clips.csv and the lists, and says what is trained on."""
+    index = clips.read_index(flags['data_dir'])
+    split = splits.load(
+        index,
+        flags['split_dir'],
+        flags['split'],
+        flags['group_regex'],
+        flags['allow_missing'],
+    )
+    train_examples, held_out = splits.hold_out(
+        split.train, flags['validation_groups'], flags['seed']
+    )
+    splits.print_sides(split, held_out)
+    rows = {e.clip: index[e.clip] for e in split.train + split.test}
+    preprocessing = clips.preprocessing_of(rows.values())
+    return Data(split, train_examples, held_out, rows, preprocessing)
+
+
+def find_cnn(flags, stream, rows, size):
+    """The CNN that a stage trains, as run.json keeps it.
 
     Args:
-      session, inputs: the graph's.
-      outputs: of `validation_outputs`.
-      read: of `feeds.held_out_reader`.
-      labels: int [N] of the held-out clips.
-      settings: the run's flags.
+      flags: the run's flags.
+      stream: name of the stream.
+      rows, size: not needed; as in `extraction.cache_features`.
 
     Returns:
-      (predictions int [N], searched weights of the branches float [K] or None).
+      {'weights': folder of its dump or None, 'fingerprint'}.
     """
-    found = []
-    starts = range(0, len(labels), settings['batch_size'])
-    for batch in batches.read_ahead(read, starts, settings['workers']):
-        feed = {inputs[name]: value for name, value in batch.items()}
-        found.append(session.run(list(outputs.values()), feed))
-    values = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-    if not settings['search_combination']:
-        return values[0].argmax(axis=1), None
-    weights = measures.searched_combination(values, labels)
-    return np.tensordot(weights, values, 1).argmax(axis=1), weights
+    given = flags[f'{stream}_weights']
+    if given == 'random':  # follows from (seed, variable name)
+        return {'weights': None, 'fingerprint': 'random'}
+    weights = lineage.find_weights(given, stream, flags['train_dir'])
+    return {'weights': weights, 'fingerprint': dump.fingerprint(weights)}
 
 
-def save(saver, session, directory, step, weights=None):
-    """Saves a checkpoint, with the searched weights of the softmaxes where there are
-    any; training itself goes on with even ones, which starve no branch. Returns whether
-    it was written."""
-    if weights is None:
-        return checkpoints.save(saver, session, directory, step)
-    scores = np.log(np.maximum(weights, 1e-6))
-    model.set_variable(session, model.COMBINATION, scores)
-    written = checkpoints.save(saver, session, directory, step)
-    model.set_variable(session, model.COMBINATION, np.zeros_like(scores))
-    return written
+# -- the graph -------------------------------------------------------------------------
 
 
-def learning_rate(settings, step):
-    """The first rate, divided by ten at each of --decay_steps."""
-    return settings['learning_rate'] * 0.1 ** sum(
-        step >= decay for decay in settings['decay_steps']
-    )
+class Graph(NamedTuple):
+    """The ends of the graph that is trained."""
+
+    inputs: dict  # placeholders by name
+    logits: tf.Tensor  # [B, C]
+    end_points: dict
+    variables: list  # those that are trained
+    parts: dict  # scalars that are logged; `loss` is what is minimized
+    rate: tf.Tensor  # placeholder of the learning rate
+    train_op: tf.Operation
+    finite: tf.Tensor  # whether every trained variable is
+    branches: dict  # with --search_combination, each branch's probabilities [B, C]
 
 
-def trained_variables(settings):
+def build(flags, architecture, widths):
+    """Builds the stage's graph in the default graph.
+
+    Args:
+      flags: the run's flags.
+      architecture: model.Architecture.
+      widths: dict stream -> D of cached features, for the hybrid.
+
+    Returns:
+      Graph.
+    """
+    inputs, logits, end_points = model.classifier(flags['stage'], architecture, widths)
+    learned = not (flags['search_combination'] or flags['combination'])
+    variables = trained_variables(flags['stage'], flags['train_layers'], learned)
+    with tf.name_scope('loss'):
+        parts = model.loss_parts(
+            logits, inputs['labels'], variables, flags['weight_decay']
+        )
+        finite = [tf.reduce_all(tf.math.is_finite(v)) for v in variables]
+        finite = tf.reduce_all(finite)
+    # what is logged is read before the update
+    read_first = tf.control_dependencies(list(parts.values()))
+    with tf.name_scope('train'), read_first:
+        rate = tf.placeholder(tf.float32, [], 'learning_rate')
+        optimizer = {
+            'momentum': lambda: tf.train.MomentumOptimizer(rate, 0.9),
+            'adam': lambda: tf.train.AdamOptimizer(rate),
+        }[flags['optimizer']]()
+        proximal = model.Proximal(
+            rate * (flags['fusion_rate'] / flags['learning_rate']),
+            flags['fusion_l1'],
+            flags['fusion_l21'],
+            flags['fusion_l2'],
+        )
+        train_op = model.training(
+            parts['loss'], variables, optimizer, flags['clip_norm'], proximal
+        )
+    branches = {}
+    if flags['search_combination']:
+        with tf.name_scope('validation'):
+            branches = {
+                name: model.probabilities(end_points[f'{name}/logits'])
+                for name in flags['branches']
+            }
+    ends = (inputs, logits, end_points, variables, parts, rate, train_op)
+    return Graph(*ends, finite, branches)
+
+
+def trained_variables(stage, train_layers, combination_is_learned):
     """The trainable variables that --train_layers names, all outside CNN stages.
 
-    The joint stage reads fc6, so what lies above it in the CNNs stays as it is. Weights
-    of softmaxes that are searched are not learned.
+    The joint stage reads fc6, so what is above it in the CNNs stays as it is. Weights
+    of late fusion that are searched or given are not learned.
     """
     variables = tf.trainable_variables()
-    if settings['search_combination']:
+    if not combination_is_learned:
         variables = [v for v in variables if v.op.name != model.COMBINATION]
-    if settings['stage'] == 'joint':
+    if stage == 'joint':
         return [v for v in variables if not re.search(r'/fc[78]/', v.name)]
-    layer = {'all': '', 'fc': 'fc6'}.get(
-        settings['train_layers'], settings['train_layers']
-    )
-    if settings['stage'] not in model.STREAMS or not layer:
+    layer = {'all': '', 'fc': 'fc6'}.get(train_layers, train_layers)
+    if stage not in model.STREAMS or not layer:
         return variables
     names = [variable.op.name for variable in variables]
     first = next(n for n, name in enumerate(names) if f'/{layer}/' in name)
     return variables[first:]
 
 
-def train(settings, class_names, examples, held_out, index, cnns):
-    """Builds the stage's graph and runs the loop.
+# -- start or continue -----------------------------------------------------------------
+
+
+class Savers(NamedTuple):
+    """Writers of checkpoints."""
+
+    last: tf.train.Saver
+    best: tf.train.Saver
+    searched: tf.train.Saver
+
+
+def start(session, flags, cnns, graph, examples, first_batch):
+    """Fills the graph's variables: from the run's last checkpoint, or for a first step.
 
     Args:
-      settings: the run's flags.
-      class_names: list of C.
-      examples, held_out: lists of splits.Example; `held_out` may be empty.
-      index: rows of clips.csv by clip.
-      cnns: what run.json says of the streams' CNNs.
+      session: of the graph.
+      flags: the run's flags.
+      cnns: the CNNs as run.json keeps them.
+      graph: Graph.
+      examples: what is trained on.
+      first_batch: function that reads the batch of the first step.
 
     Returns:
-      0; 1 where the last checkpoint could not be written; or 128 + the number of the
-      signal that stopped it.
+      (Savers, step to continue at).
+    """
+    train_dir, stage = flags['train_dir'], flags['stage']
+    dumps = {s: c['weights'] for s, c in cnns.items() if c['weights']}
+    loaded = model.initialize(
+        session, {} if stage == 'hybrid' else dumps, flags['cross_modality']
+    )
+    savers = make_savers(train_dir, loaded - {v.op.name for v in graph.variables})
+    checkpoint, first = checkpoints.latest(train_dir)
+    if checkpoint:
+        checkpoints.restore(session, checkpoint)
+        print(f'continuing at step {first:,} from {checkpoint}')
+        return savers, first
+    if stage == 'hybrid':
+        folders = features.folders(flags['data_dir'], cnns)
+        scales = features.scales(folders, [example.clip for example in examples])
+        model.set_scales(session, scales)
+    elif flags['hybrid_weights']:
+        loaded |= load_hybrid(session, flags['hybrid_weights'])
+    elif stage == 'joint':
+        model.set_scales(session, first_scales(session, graph, first_batch()))
+    if flags['combination']:
+        set_combination(session, flags['combination'])
+    random = [v.op.name for v in graph.variables if v.op.name not in loaded]
+    scopes = ', '.join(sorted({name.split('/')[0] for name in random}))
+    print(f'{len(random)} variables start at random: {scopes or "none"}')
+    return savers, 0
+
+
+def make_savers(train_dir, frozen):
+    """Savers that leave out what a frozen CNN keeps in its dump.
+
+    Its mean and scale are small and tell what the pixels of a checkpoint are, so they
+    are saved.
+    """
+    frozen = {name for name in frozen if not name.endswith(('/mean', '/scale'))}
+    saved = [v for v in tf.global_variables() if v.op.name not in frozen]
+    with tf.name_scope('train/'):
+        savers = Savers(*(tf.train.Saver(saved, max_to_keep=n) for n in (2, 1, 1)))
+    checkpoints.take_over(savers.last, train_dir)
+    checkpoints.take_over(savers.best, os.path.join(train_dir, 'best'))
+    return savers
+
+
+def load_hybrid(session, train_dir):
+    """Loads LSTMs, fusion and softmax of a hybrid run; returns the names loaded."""
+    checkpoint, _ = checkpoints.latest(train_dir)
+    names = checkpoints.restore(session, checkpoint, without_slots=True)
+    print(f'loaded from {checkpoint}: {", ".join(names)}')
+    return set(names)
+
+
+def first_scales(session, graph, batch):
+    """Each stream's standard deviation of fc6 over the first batch."""
+    streams = [stream for stream in model.STREAMS if stream in graph.inputs]
+    fc6 = session.run(
+        {s: graph.end_points[f'{s}/fc6'] for s in streams}, feed_of(graph, batch)
+    )
+    steps, lengths = batch[streams[0]].shape[1], np.asarray(batch['lengths'])
+    valid = np.arange(steps) < lengths[:, np.newaxis]  # [B, T], False in the padding
+    scales = {s: float(values[valid.ravel()].std()) for s, values in fc6.items()}
+    features.check_scales(scales)
+    return scales
+
+
+def set_combination(session, weights):
+    """Sets the weights of late fusion, at least 0, in any unit."""
+    weights = np.maximum(np.float32(weights) / np.sum(weights), 1e-6)
+    model.set_variable(session, model.COMBINATION, np.log(weights))
+
+
+# -- the loop --------------------------------------------------------------------------
+
+
+def feed_of(graph, batch):
+    """A batch as session.run takes it; a graph may not have every input."""
+    return {graph.inputs[n]: value for n, value in batch.items() if n in graph.inputs}
+
+
+def learning_rate(initial, decay_steps, step):
+    """The learning rate of a step: the initial one, a tenth after each decay step."""
+    return initial * 0.1 ** sum(step >= decay for decay in decay_steps)
+
+
+def train(session, flags, graph, savers, steps, batches, validation):
+    """The training loop.
+
+    Args:
+      session: of the graph, whose variables are filled.
+      flags: the run's flags.
+      graph: Graph.
+      savers: Savers.
+      steps: range of the steps to do.
+      batches: iterator of their batches.
+      validation: Validation, or None without held-out groups.
+
+    Returns:
+      0; or 128 + the number of the signal that stopped it.
 
     Raises:
-      ValueError: the loss is not finite, or the run cannot be continued.
+      ValueError: the loss is not finite, or a file cannot be written.
     """
-    train_dir, total = settings['train_dir'], settings['steps']
-    size = clips.preprocessing_of(index.values())['size']
-    widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
-    read = feeds.training_reader(settings, examples, index, cnns)
-    read_held_out = feeds.held_out_reader(settings, held_out, index, cnns)
-    held_out_labels = np.array([example.label for example in held_out])
-    with tf.Graph().as_default() as graph, tf.Session() as session:
-        tf.set_random_seed(settings['seed'])
-        inputs, logits, end_points = model.classifier(
-            settings, len(class_names), size, widths
-        )
-        variables = trained_variables(settings)
-        with tf.name_scope('loss'):
-            decay = settings['weight_decay']
-            parts = model.loss_parts(logits, inputs['labels'], variables, decay)
-            finite = [tf.reduce_all(tf.math.is_finite(v)) for v in variables]
-            finite = tf.reduce_all(finite)
-        # what is logged is read before the update
-        read_first = tf.control_dependencies(list(parts.values()))
-        with tf.name_scope('train'), read_first:
-            rate = tf.placeholder(tf.float32, [], 'learning_rate')
-            train_op = model.training(parts['loss'], variables, rate, settings)
+    train_dir, total = flags['train_dir'], flags['max_steps']
+    initial_rate, decay_steps = flags['learning_rate'], flags['decay_steps']
+    histograms = summaries.histograms(graph.variables) if flags['histograms'] else None
+    log = summaries.Log(train_dir, session.graph, steps, flags['stage'])
+    session.graph.finalize()
+    with contextlib.closing(log):
+        for step in log.progress:
+            with log.waiting():
+                batch = next(batches)
+            rate = learning_rate(initial_rate, decay_steps, step)
+            feed = {**feed_of(graph, batch), graph.rate: rate}
+            values, _ = session.run([graph.parts, graph.train_op], feed)
+            values = {name: value.item() for name, value in values.items()}
 
-        loaded = model.initialize(session, settings, cnns)
-        # what a frozen CNN holds stands in its dump and is not written again and again;
-        # its mean and scale are small and tell what the pixels of a checkpoint are
-        frozen = loaded - {variable.op.name for variable in variables}
-        frozen = {name for name in frozen if not name.endswith(('/mean', '/scale'))}
-        saved = [v for v in tf.global_variables() if v.op.name not in frozen]
-        with tf.name_scope('train/'):
-            saver = tf.train.Saver(saved, max_to_keep=2)
-            best_saver = tf.train.Saver(saved, max_to_keep=1)
-        checkpoints.take_over(saver, train_dir)
-        checkpoints.take_over(best_saver, os.path.join(train_dir, 'best'))
-        checkpoint, first = checkpoints.latest(train_dir)
-        if checkpoint:
-            checkpoints.restore(session, checkpoint)
-            print(f'continuing at step {first:,} from {checkpoint}')
-        elif settings['stage'] == 'hybrid':
-            names = [example.clip for example in examples]
-            model.set_scales(session, features.scales(settings, cnns, names))
-        elif settings['stage'] == 'joint':
-            loaded |= start_joint(session, settings, inputs, end_points, read)
-        if not checkpoint:
-            random = [v.op.name for v in variables if v.op.name not in loaded]
-            scopes = ', '.join(sorted({name.split('/')[0] for name in random}))
-            print(f'{len(random)} variables start at random: {scopes or "none"}')
-
-        with tf.name_scope('validation'):
-            outputs = validation_outputs(settings, logits, end_points)
-        histograms = summaries.histograms(variables) if settings['histograms'] else None
-        log_path = checkpoints.cut_log(train_dir, first)
-        best = checkpoints.best_validation(log_path)
-        graph.finalize()
-        steps = range(first, total)
-        ahead = batches.read_ahead(read, steps, settings['workers'])
-        progress = tqdm.tqdm(
-            steps, settings['stage'], total, initial=first, unit='step', disable=None
-        )
-        waited, since = 0.0, time.perf_counter()
-        with (
-            open(log_path, 'a', encoding='utf-8') as log,
-            contextlib.closing(tf.summary.FileWriter(train_dir, graph)) as writer,
-        ):
-            # TensorBoard forgets what a killed run logged after its last checkpoint
-            started = tf.SessionLog(status=tf.SessionLog.START)
-            writer.add_session_log(started, first + 1)
-            for step in progress:
-                begun = time.perf_counter()
-                batch = next(ahead)
-                waited += time.perf_counter() - begun
-                feed = {inputs[name]: value for name, value in batch.items()}
-                feed[rate] = learning_rate(settings, step)
-                values, _ = session.run([parts, train_op], feed)
-                values = {name: value.item() for name, value in values.items()}
-                done = step + 1
-                due = done == total or done % settings['checkpoint_every'] == 0
-                saving = due or bool(STOP)
-                wrong = '' if np.isfinite(values['loss']) else f'the loss ({values})'
-                if saving and not session.run(finite):  # the loss is of before the step
-                    wrong = wrong or 'a weight'
-                if wrong:
-                    raise ValueError(
-                        f'step {done}: {wrong} is not finite; give a lower '
-                        '--learning_rate, --fusion_rate or --clip_norm, and another '
-                        f'--train_dir than {train_dir} if it has a checkpoint'
-                    )
-
-                if step == first:
-                    summaries.samples(writer, batch, step)
-                if done % settings['log_every'] == 0:
-                    seconds = time.perf_counter() - since
-                    line = {'step': done, **values, 'learning_rate': feed[rate]}
-                    log.write(json.dumps(line) + '\n')
-                    log.flush()
-                    speed = settings['batch_size'] * settings['log_every'] / seconds
-                    timing = {'clips_per_second': speed, 'waiting': waited / seconds}
-                    summaries.scalars(writer, {**line, **timing}, done)
-                    if histograms is not None:
-                        writer.add_summary(session.run(histograms), done)
-                    progress.set_postfix_str(
-                        f'loss {line["loss"]:.3f}, accuracy {line["accuracy"]:.2f}, '
-                        f'{speed:.1f} clips/s, waiting {timing["waiting"]:.0%}'
-                    )
-                    waited, since = 0.0, time.perf_counter()
-                if not saving:
-                    continue
-                # validation goes first: what is logged before a checkpoint is logged
-                # again by a run that is continued from the one before. A signal adds
-                # no line, so that the log is an undisturbed run's.
-                paused = time.perf_counter()
-                weights = None
-                if held_out and due:
-                    predictions, weights = validate(
-                        session,
-                        inputs,
-                        outputs,
-                        read_held_out,
-                        held_out_labels,
-                        settings,
-                    )
-                    accuracy = float(np.mean(predictions == held_out_labels))
-                    line = {'step': done, 'validation_accuracy': accuracy}
-                    log.write(json.dumps(line) + '\n')
-                    log.flush()
-                    summaries.scalars(writer, line, done)
-                    summaries.confusion(
-                        writer, predictions, held_out_labels, class_names, done
-                    )
+            done = step + 1
+            due = done == total or done % flags['checkpoint_every'] == 0
+            saving = due or bool(STOP)
+            check_finite(session, graph, done, values, saving)
+            if step == steps.start:
+                summaries.samples(log.writer, batch, step)
+            if done % flags['log_every'] == 0:
+                clips_done = flags['log_every'] * flags['batch_size']
+                log.step({'step': done, **values, 'learning_rate': rate}, clips_done)
+                if histograms is not None:
+                    log.writer.add_summary(session.run(histograms), done)
+            if not saving:
+                continue
+            # Validation comes first: what is logged before a checkpoint is logged again
+            # by a run that continues from the one before. A signal adds no line, so
+            # that the log is an undisturbed run's.
+            with log.paused():
+                if (
+                    validation
+                    and due
+                    and validate(session, graph, validation, log, done)
+                ):
                     best_dir = os.path.join(train_dir, 'best')
-                    if accuracy > best and save(
-                        best_saver, session, best_dir, done, weights
-                    ):
-                        best = accuracy
-                # before the end, the last checkpoint is what training goes on from
-                ended = weights if done == total else None
-                written = save(saver, session, train_dir, done, ended)
-                if STOP and written:
-                    print(f'stopped at step {done:,}; the same command continues')
-                if STOP:
-                    return 128 + STOP[0]
-                if done == total and not written:
-                    return 1
-                since += time.perf_counter() - paused  # rates are of training alone
-        if settings['search_combination'] and first < total:
-            found = dict(zip(outputs, weights.round(3).tolist(), strict=True))
-            print(f'weights of the branches, searched on held-out groups: {found}')
-        if settings['stage'] != 'hybrid':
-            for stream in cnns:
-                folder = os.path.join(train_dir, 'weights', stream)
-                model.save_cnn(session, stream, folder, f'trained in {train_dir}')
-                print(f'{stream} CNN saved as {folder}')
+                    checkpoints.save(savers.best, session, best_dir, done)
+                checkpoints.save(savers.last, session, train_dir, done)
+            if STOP:
+                print(f'stopped at step {done:,}; the same command continues')
+                return 128 + STOP[0]
     return 0
 
 
-def start_joint(session, settings, inputs, end_points, read):
-    """Starts LSTMs, fusion and softmax of the joint stage: from --hybrid_weights, or
-    at random with the scale of the first batch's features. Returns the names loaded."""
-    if settings['hybrid_weights']:
-        checkpoint, _ = checkpoints.latest(settings['hybrid_weights'])
-        names = checkpoints.restore(session, checkpoint, without_slots=True)
-        print(f'loaded from {checkpoint}: {", ".join(names)}')
-        earlier = checkpoints.read(settings['hybrid_weights'])['settings']
-        if earlier['search_combination'] or settings['search_combination']:
-            count = len(settings['branches'])  # searched weights may be next to 0
-            model.set_variable(session, model.COMBINATION, np.zeros(count, np.float32))
-        return set(names)
-    batch = read(0)
-    feed = {inputs[name]: value for name, value in batch.items()}
-    streams = model.streams_of_run(settings)
-    fc6 = session.run({s: end_points[f'{s}/fc6'] for s in streams}, feed)
-    steps, lengths = batch[streams[0]].shape[1], np.asarray(batch['lengths'])
-    there = np.arange(steps) < lengths[:, np.newaxis]  # [B, T], False in the padding
-    scales = {s: float(values[there.ravel()].std()) for s, values in fc6.items()}
-    features.check_scales(scales)
-    model.set_scales(session, scales)
-    return set()
+def check_finite(session, graph, done, values, saving):
+    """Raises ValueError where the loss, or before a checkpoint a weight, is not finite:
+    the loss is that of before the step."""
+    wrong = '' if np.isfinite(values['loss']) else f'the loss ({values})'
+    if saving and not session.run(graph.finite):
+        wrong = wrong or 'a weight'
+    if wrong:
+        raise ValueError(
+            f'step {done}: {wrong} is not finite; give a lower --learning_rate, '
+            '--fusion_rate or --clip_norm, and another --train_dir if this one has a '
+            'checkpoint'
+        )
+
+
+# -- validation ------------------------------------------------------------------------
+
+
+class Validation(NamedTuple):
+    """Held-out clips and how they are read."""
+
+    labels: np.ndarray  # int [N]
+    batches: Callable  # -> iterator of batches that goes through them once
+    class_names: list
+
+
+def validate(session, graph, validation, log, done):
+    """Measures the held-out clips and logs their accuracy.
+
+    Returns:
+      Whether it is the best of the run so far.
+    """
+    (logits,) = run_all(session, graph, validation.batches(), [graph.logits])
+    predictions = logits.argmax(axis=1)
+    accuracy = float(np.mean(predictions == validation.labels))
+    best = accuracy > runs.best_validation(log.path)
+    log.line({'step': done, 'validation_accuracy': accuracy})
+    summaries.confusion(
+        log.writer, predictions, validation.labels, validation.class_names, done
+    )
+    return best
+
+
+def run_all(session, graph, batches, outputs):
+    """The outputs for all clips of the batches: list of arrays [N, ...]."""
+    found = [session.run(outputs, feed_of(graph, batch)) for batch in batches]
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def search_combination(session, graph, validation):
+    """Sets the weights of late fusion to the best on the held-out clips."""
+    outputs = list(graph.branches.values())
+    probabilities = run_all(session, graph, validation.batches(), outputs)
+    weights = measures.searched_combination(probabilities, validation.labels)
+    set_combination(session, weights)
+    found = dict(zip(graph.branches, weights.round(3).tolist(), strict=True))
+    print(f'weights of the branches, searched on held-out groups: {found}')
+
+
+# -- the program -----------------------------------------------------------------------
+
+
+def inputs_of_stage(flags, cnns, data):
+    """What the stage is fed.
+
+    Args:
+      flags: the run's flags.
+      cnns: the CNNs as run.json keeps them.
+      data: Data.
+
+    Returns:
+      (function range of steps -> iterator of their batches, Validation or None).
+    """
+    stage, data_dir, length = flags['stage'], flags['data_dir'], flags['stack_length']
+    batch_size, span = flags['batch_size'], None
+    if stage in model.STREAMS:
+        span = model.STREAMS[stage].span(length)
+        read_clip = feeds.image_reader(data_dir, model.STREAMS[stage], length)
+    elif stage == 'hybrid':
+        read_clip = features.reader(features.folders(data_dir, cnns))
+    else:
+        streams = {stream: model.STREAMS[stream] for stream in cnns}
+        read_clip = feeds.segment_reader(
+            data_dir, streams, flags['num_segments'], length
+        )
+    request_of = feeds.training_requests(
+        data.train,
+        data.rows,
+        batch_size,
+        flags['seed'],
+        flags['keep_prob'],
+        flags['balanced'],
+        span,
+    )
+
+    def read(requests):
+        return feeds.read(requests, read_clip, flags['workers'], flags['read_ahead'])
+
+    validation = None
+    if data.held_out:
+        whole = feeds.whole_requests(data.held_out, data.rows, batch_size, span)
+        labels = np.array([example.label for example in data.held_out])
+        names = data.split.class_names
+        validation = Validation(labels, functools.partial(read, whole), names)
+    return lambda steps: read(map(request_of, steps)), validation
 
 
 def main(values):
     """Reads the data, checks that the run is the one in --train_dir, trains."""
     tf.logging.set_verbosity(tf.logging.ERROR)
-    settings = settings_of_stage(values)
-    index = clips.read_index(settings['data_dir'])
-    split = splits.load(
-        index,
-        settings['split_dir'],
-        settings['split'],
-        settings['group_regex'],
-        settings['allow_missing'],
-    )
-    train_examples, held_out = splits.hold_out(
-        split.train, settings['validation_groups'], settings['seed']
-    )
-    splits.print_sides(split, held_out)
-    rows = {e.clip: index[e.clip] for e in split.train + split.test}
-    preprocessing = clips.preprocessing_of(rows.values())
-    described = checkpoints.describe(settings, split, train_examples, preprocessing)
-    streams, form = model.streams_of_run(settings), model.motion_form(settings)
+    flags = flags_of_run(values)
+    train_dir, stage = flags['train_dir'], flags['stage']
+    data = read_data(flags)
     # before anything is written
-    lineage.check(settings, streams, form, split, held_out, preprocessing)
-    if settings['stage'] != 'features':  # whose shards may share a folder
-        checkpoints.lock(settings['train_dir'])
-    stored = checkpoints.start(settings['train_dir'], described)
-    if settings['stage'] == 'features':
-        part, parts = videos.parse_shard(settings['shard'])
-        rows = {c: row for c, row in rows.items() if videos.in_shard(c, part, parts)}
-    cnns = prepare_cnns(settings, rows, preprocessing['size'])
-    checkpoints.keep_cnns(settings['train_dir'], stored, cnns)
-    if settings['stage'] == 'features':
-        return 0
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: STOP.append(number))
-    return train(settings, split.class_names, train_examples, held_out, rows, cnns)
-
-
-def prepare_cnns(settings, rows, size):
-    """Each stream's CNN as run.json keeps it; fills the feature cache where needed."""
-    if settings['stage'] in ('features', 'hybrid'):
-        return {
-            stream: cache_features(settings, stream, rows, size)
-            for stream in model.streams_of_run(settings)
+    lineage.check(flags, data.split, data.held_out, data.preprocessing)
+    run = runs.describe(flags, data.split, data.train, data.preprocessing)
+    # shards of the features stage may share a folder
+    with contextlib.nullcontext() if stage == 'features' else runs.lock(train_dir):
+        run = runs.start(train_dir, run)
+        rows = data.rows
+        if stage == 'features':
+            part, parts = videos.parse_shard(flags['shard'])
+            rows = {c: r for c, r in rows.items() if videos.in_shard(c, part, parts)}
+        prepare = (
+            extraction.cache_features if stage in ('features', 'hybrid') else find_cnn
+        )
+        cnns = {
+            stream: prepare(flags, stream, rows, data.preprocessing['size'])
+            for stream in runs.streams(stage, flags['branches'])
         }
-    cnns = {}
-    for stream in model.streams_of_run(settings):
-        given = settings[f'{stream}_weights']
-        # a CNN that is trained from scratch starts from (seed, variable name)
-        weights = None
-        if given != 'random':
-            weights = lineage.find_weights(given, stream, settings['train_dir'])
-        fingerprint = dump.fingerprint(weights) if weights else 'random'
-        cnns[stream] = {'weights': weights, 'fingerprint': fingerprint}
-    return cnns
+        runs.keep_cnns(train_dir, run, cnns)
+        if stage == 'features':
+            return 0
+
+        for name in ('SIGTERM', 'SIGINT', 'SIGHUP'):
+            if hasattr(signal, name):  # Windows has no SIGHUP
+                signal.signal(getattr(signal, name), note_signal)
+        batches, validation = inputs_of_stage(flags, cnns, data)
+        widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(flags['seed'])
+            graph = build(flags, runs.architecture(run), widths)
+            savers, first = start(
+                session, flags, cnns, graph, data.train, lambda: next(batches([0]))
+            )
+            steps = range(first, flags['max_steps'])
+            code = train(
+                session, flags, graph, savers, steps, batches(steps), validation
+            )
+            if code:
+                return code
+            if stage != 'hybrid':
+                save_cnns(session, cnns, train_dir)
+            if flags['search_combination']:
+                search_combination(session, graph, validation)
+                folder = os.path.join(train_dir, 'searched')
+                checkpoints.save(savers.searched, session, folder, flags['max_steps'])
+    return 0
+
+
+def note_signal(number, _):
+    """Lets the step end; the loop saves and stops."""
+    STOP.append(number)
+
+
+def save_cnns(session, cnns, train_dir):
+    """Saves the CNNs that the stage trained as dumps in the run's folder."""
+    for stream in cnns:
+        folder = os.path.join(train_dir, 'weights', stream)
+        model.save_cnn(session, stream, folder, f'trained in {train_dir}')
+        print(f'{stream} CNN saved as {folder}')
 
 
 if __name__ == '__main__':
     define_flags()
-    command_line.run(main, 'stopped; the same command goes on from here')
+    command_line.run(main, 'stopped; the same command continues')

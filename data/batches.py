@@ -1,8 +1,7 @@
 """Which clips make up a training step, and reading them ahead of the step.
 
 Everything random here follows from (seed, step), so a run that was killed and resumed
-sees the batches an undisturbed run would have seen. This is apart from `clips.py`
-because preprocessing needs the stored format without any of it.
+sees the batches an undisturbed run would have seen.
 """
 
 import collections
@@ -10,13 +9,11 @@ import concurrent.futures
 
 import numpy as np
 
-from data import clips
-
 
 def positions(step, batch_size, count, seed):
-    """Places in the training list of the examples of one step.
+    """Positions in the training list of the examples of one step.
 
-    The list is walked in a new random order each epoch; a batch may span two epochs,
+    The list is walked in a new random order each epoch. A batch may span two epochs,
     so no example is left out or seen twice in an epoch.
 
     Args:
@@ -53,88 +50,6 @@ def balanced_positions(step, batch_size, labels, seed):
     return np.array([random.choice(np.flatnonzero(labels == c)) for c in drawn])
 
 
-def random_starts(frame_counts, length, seed, step):
-    """One random place in each clip from which `length` items can be read.
-
-    Args:
-      frame_counts: int [B], items in each clip (frames, or flow fields).
-      length: items needed; a shorter clip starts at 0.
-      seed: int.
-      step: int.
-
-    Returns:
-      int64 [B].
-    """
-    room = np.maximum(np.asarray(frame_counts) - length, 0)
-    return np.random.default_rng([seed, step, 1]).integers(0, room + 1)
-
-
-def random_pictures(data_dir, stream, rows, stack_length, seed, step):
-    """A random frame or a random stack of each clip.
-
-    Args:
-      data_dir: the preprocessed data set.
-      stream: 'spatial' for frames, 'motion' for stacks.
-      rows: the clips' rows of clips.csv.
-      stack_length: L.
-      seed, step: ints the choice follows from.
-
-    Returns:
-      uint8 [B, H, W, 3] or [B, H, W, 2L].
-    """
-    frames = np.array([row['frames'] for row in rows])
-    if stream == 'spatial':
-        starts = random_starts(frames, 1, seed, step)
-        pictures = [
-            clips.read_frames(data_dir, row['clip'], [start])
-            for row, start in zip(rows, starts, strict=True)
-        ]
-    else:
-        starts = random_starts(frames - 1, stack_length, seed, step)
-        pictures = [
-            clips.read_stacks(data_dir, row['clip'], [start], stack_length)
-            for row, start in zip(rows, starts, strict=True)
-        ]
-    return np.concatenate(pictures)
-
-
-def middle_pictures(data_dir, stream, rows, stack_length):
-    """The middle frame or stack of each clip: uint8 [B, H, W, 3 or 2L]."""
-    pictures = []
-    for row in rows:
-        if stream == 'spatial':
-            middle = row['frames'] // 2
-            pictures.append(clips.read_frames(data_dir, row['clip'], [middle]))
-        else:
-            middle = max(0, row['frames'] - stack_length) // 2
-            pictures.append(
-                clips.read_stacks(data_dir, row['clip'], [middle], stack_length)
-            )
-    return np.concatenate(pictures)
-
-
-def sampled_clip(data_dir, stream, row, num_steps, stack_length):
-    """The evenly spaced steps that stand for a clip, the same at every call.
-
-    Args:
-      data_dir: the preprocessed data set.
-      stream: 'spatial' for frames, 'motion' for stacks.
-      row: the clip's row of clips.csv.
-      num_steps: steps wanted; a clip of fewer frames gives one step a frame.
-      stack_length: L.
-
-    Returns:
-      uint8 [T, H, W, 3] or [T, H, W, 2L], T the same for both streams.
-    """
-    frames = row['frames']
-    steps = min(frames, num_steps)
-    if stream == 'spatial':
-        places = clips.evenly_spaced(frames, steps)
-        return clips.read_frames(data_dir, row['clip'], places)
-    starts = clips.stack_starts(frames, steps, stack_length)
-    return clips.read_stacks(data_dir, row['clip'], starts, stack_length)
-
-
 def pad(sequences):
     """Stacks sequences of different lengths, zeros after the end of each.
 
@@ -152,21 +67,29 @@ def pad(sequences):
     return padded, lengths
 
 
-def read_ahead(read, items, workers):
-    """Yields read(item) in order, with up to 2 x workers results read ahead.
+def read_ahead(batches, read, workers, ahead=2):
+    """Yields [read(item) for item in batch] of each batch in order.
 
-    OpenCV decodes without Python's lock, so threads are enough. An error in `read`
-    comes up at its item.
+    While one batch is used, the items of the next `ahead` batches are read, each by one
+    worker, so that the first batch is there after the time of its slowest item and
+    memory holds no more than it must. Decoding releases Python's lock, so threads are
+    enough.
+
+    Args:
+      batches: iterable of lists of items.
+      read: function of an item; an error in it is raised at its batch.
+      workers: threads.
+      ahead: batches read ahead, at least 0.
     """
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
         try:
-            for item in items:
-                waiting.append(pool.submit(read, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
+            for batch in batches:
+                waiting.append([pool.submit(read, item) for item in batch])
+                if len(waiting) > ahead:
+                    yield [future.result() for future in waiting.popleft()]
             while waiting:
-                yield waiting.popleft().result()
+                yield [future.result() for future in waiting.popleft()]
         finally:
-            for future in waiting:
+            for future in (future for batch in waiting for future in batch):
                 future.cancel()

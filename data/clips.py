@@ -1,8 +1,7 @@
 """Preprocessed clips on disk: how frames and optical flow are stored and read back.
 
     frames = clips.read_frames(data_dir, 'Archery/v_Archery_g01_c01', steps=[0, 8, 16])
-    starts = clips.stack_starts(row['frames'], 25, 10)
-    stacks = clips.read_stacks(data_dir, 'Archery/v_Archery_g01_c01', starts, length=10)
+    stacks = clips.read_stacks(data_dir, 'Archery/v_Archery_g01_c01', [0, 40], length=10)
 
 `optical_flow.py` writes this format, everything else reads it; data/README.md is the
 contract. T frames stand in resized/<Class>/<clip>.avi (Motion JPEG), the T-1 fields of
@@ -17,7 +16,6 @@ import struct
 import cv2
 import numpy as np
 
-STREAMS = ('spatial', 'motion')  # what is read of a clip: frames, stacks of flow
 FRAME_SIZE = 224
 # Pixels a frame that reach the end of the scale. 0.4 % of components exceed 10 and
 # 0.004 % exceed 20, so 20 cuts nothing that matters and resolves 0.16 pixels.
@@ -357,22 +355,3 @@ def _stack_fields(starts, length, total):
 def _as_channels(fields):
     count, length, height, width, _ = fields.shape
     return fields.transpose(0, 2, 3, 1, 4).reshape(count, height, width, 2 * length)
-
-
-def evenly_spaced(count, steps):
-    """int64 [steps]: numbers from 0 to count - 1, evenly spaced, both ends included."""
-    return np.rint(np.linspace(0, count - 1, steps)).astype(np.int64)
-
-
-def stack_starts(frames, steps, length):
-    """Evenly spaced first fields of stacks that stay within a clip where it is long.
-
-    Args:
-      frames: frames of the clip, T; it has T - 1 fields.
-      steps: number of stacks.
-      length: fields in a stack, L.
-
-    Returns:
-      int64 [steps], from 0 to max(0, T - 1 - L).
-    """
-    return evenly_spaced(max(1, frames - length), steps)

@@ -1,11 +1,11 @@
-"""Cached CNN features, so that hybrid training never touches pixels.
+"""Cached CNN features, so that hybrid training never reads pixels.
 
     <data_dir>/features/<stream>-<fingerprint>/<Class>/<clip>.npy    float16 [T, D]
 
-The fingerprint covers the network's weights, the layer and how the clip was sampled.
-After the array, a feature file ends in a stamp of the stored clip it was computed from.
-Features of a clip that was written again, and files that were cut, do not end in the
-clip's stamp and are computed again.
+The fingerprint covers the network's weights, the layer and the sampling rule. After the
+array, a feature file ends in a stamp of the stored clip it was computed from. Features
+of a clip that was written again, and files that were cut, do not end in the clip's
+stamp and are computed again.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import tqdm
 from data import batches
 from data import clips as stored_clips
 
-# An AVI file ends in the length of every picture, 16 bytes each.
+# A stored file ends in its index, which differs where any of its frames does.
 STAMPED = 1 << 14
 
 
@@ -29,50 +29,57 @@ def directory(data_dir, stream, settings):
 
     Args:
       data_dir: the preprocessed data set.
-      stream: 'spatial' or 'motion'.
+      stream: name of the stream.
       settings: JSON-able dict of all that the features depend on but the clip.
+
+    Returns:
+      pathlib.Path.
     """
     text = json.dumps(settings, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     return pathlib.Path(data_dir, 'features', f'{stream}-{fingerprint}')
 
 
-def folder_of(settings, cnn):
-    """The folder of a CNN's features, as `settings` and run.json name it."""
-    return pathlib.Path(settings['data_dir'], 'features', cnn['features'])
+def folders(data_dir, cnns):
+    """dict stream -> folder of its features.
+
+    Args:
+      data_dir: the preprocessed data set.
+      cnns: dict stream -> {'features': folder name}, as run.json has it.
+    """
+    root = pathlib.Path(data_dir, 'features')
+    return {stream: root / cnn['features'] for stream, cnn in cnns.items()}
 
 
-def source_path(data_dir, stream, clip):
-    """The stored file that a clip's features come from."""
-    path = {'spatial': stored_clips.frames_path, 'motion': stored_clips.flow_path}
-    return path[stream](data_dir, clip)
+def stamp(data_dir, clip):
+    """16 bytes that identify the stored files of a clip: a hash of their sizes and
+    ends."""
+    digest = hashlib.sha256()
+    for path in (stored_clips.frames_path, stored_clips.flow_path):
+        with open(path(data_dir, clip), 'rb') as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - STAMPED))
+            digest.update(b'%d ' % size + file.read())
+    return digest.digest()[:16]
 
 
-def stamp(source):
-    """16 bytes that stand for a stored file: a hash of its size and its end."""
-    with open(source, 'rb') as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - STAMPED))
-        return hashlib.sha256(b'%d ' % size + file.read()).digest()[:16]
-
-
-def is_fresh(path, source):
+def is_fresh(path, data_dir, clip):
     """Whether the feature file is whole and of the stored clip as it is now."""
     try:
         with open(path, 'rb') as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 16))
-            return file.read() == stamp(source)
+            return file.read() == stamp(data_dir, clip)
     except FileNotFoundError:
         return False
 
 
-def write(path, features, source, stamped):
+def write(path, clip, features, stamped):
     """Writes float16 features and the clip's stamp, whole or not at all.
 
     Args:
       path: pathlib.Path of the feature file.
+      clip: 'Class/stem', for messages.
       features: float32 [T, D].
-      source: path of the stored clip, for messages.
       stamped: of `stamp`, taken before the clip was read.
 
     Raises:
@@ -82,7 +89,7 @@ def write(path, features, source, stamped):
         stored = features.astype(np.float16)
     if not np.isfinite(stored).all():
         raise ValueError(
-            f'{source}: features are not finite in float16; check the CNN weights'
+            f'{clip}: features are not finite in float16; check the CNN weights'
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     # several machines may fill one folder
@@ -99,24 +106,24 @@ def write(path, features, source, stamped):
         raise
 
 
-def missing(folder, clips, source):
+def missing(folder, data_dir, clips):
     """The clips whose features are not there or out of date.
 
     Args:
       folder: from `directory`.
+      data_dir: the preprocessed data set.
       clips: names 'Class/stem'.
-      source: function clip -> path of the stored file the features come from.
     """
-    return [c for c in clips if not is_fresh(folder / f'{c}.npy', source(c))]
+    return [c for c in clips if not is_fresh(folder / f'{c}.npy', data_dir, c)]
 
 
-def fill(folder, clips, source, read, extract, workers):
+def fill(folder, data_dir, clips, read, extract, workers):
     """Computes what is missing in a feature folder.
 
     Args:
       folder: from `directory`.
+      data_dir: the preprocessed data set.
       clips: names 'Class/stem'.
-      source: function clip -> path of the stored file the features come from.
       read: function clip -> uint8 [T, H, W, C], the sampled frames or stacks.
       extract: function uint8 [T, H, W, C] -> float32 [T, D].
       workers: threads that read ahead.
@@ -127,21 +134,21 @@ def fill(folder, clips, source, read, extract, workers):
     Raises:
       ValueError: a feature is not finite; or clips cannot be read, the others done.
     """
-    todo, failed = missing(folder, clips, source), {}
+    todo, failed = missing(folder, data_dir, clips), {}
 
     def attempt(clip):
         try:
             # before the clip is read: what is written meanwhile counts as changed
-            return stamp(source(clip)), read(clip)
+            return stamp(data_dir, clip), read(clip)
         except (ValueError, OSError) as error:
             failed[clip] = error
 
-    found = batches.read_ahead(attempt, todo, workers)
+    found = batches.read_ahead([[c] for c in todo], attempt, workers, ahead=workers)
     progress = tqdm.tqdm(todo, f'{folder.name} features', unit='clip', disable=None)
-    for clip, stamped_images in zip(progress, found, strict=True):
+    for clip, (stamped_images,) in zip(progress, found, strict=True):
         if stamped_images:
             stamped, images = stamped_images
-            write(folder / f'{clip}.npy', extract(images), source(clip), stamped)
+            write(folder / f'{clip}.npy', clip, extract(images), stamped)
     for clip, error in sorted(failed.items()):
         print(f'{clip}  {error}')
     if failed:
@@ -157,47 +164,31 @@ def read(folder, clip):
     return np.load(folder / f'{clip}.npy', mmap_mode='r', allow_pickle=False)
 
 
-def sequences(settings, cnns, rows):
-    """What the hybrid or joint graph reads of some clips: features or pixels.
+def reader(folders):
+    """Reads the cached features of a clip, for `feeds.read`.
 
     Args:
-      settings: the run's flags.
-      cnns: dict stream -> {'features': folder name} as run.json keeps it.
-      rows: the clips' rows of clips.csv.
+      folders: of `folders`.
 
     Returns:
-      dict: each stream's array [B, T, ...] by its name, and lengths int32 [B].
+      Function (row, _) -> dict stream -> float16 [T, D].
     """
-    batch = {}
-    for stream, cnn in cnns.items():
-        if settings['stage'] == 'hybrid':
-            folder = folder_of(settings, cnn)
-            steps = [read(folder, row['clip']) for row in rows]
-        else:
-            steps = [
-                batches.sampled_clip(
-                    settings['data_dir'],
-                    stream,
-                    row,
-                    settings['num_steps'],
-                    settings['stack_length'],
-                )
-                for row in rows
-            ]
-        batch[stream], batch['lengths'] = batches.pad(steps)
-    return batch
+    return lambda row, _=None: {s: read(f, row['clip']) for s, f in folders.items()}
 
 
-def scales(settings, cnns, clips):
-    """The standard deviation of each stream's features over the clips trained on."""
-    folders = {stream: folder_of(settings, cnn) for stream, cnn in cnns.items()}
+def scales(folders, clips):
+    """The standard deviation of each stream's features over the clips trained on.
+
+    Raises:
+      ValueError: all features of a stream are equal.
+    """
     found = {s: standard_deviation(f, clips) for s, f in folders.items()}
     check_scales(found)
     return found
 
 
 def check_scales(scales):
-    """Raises ValueError where a stream's features, of this scale, say nothing."""
+    """Raises ValueError where a stream's features are all equal, their scale 0."""
     for stream, scale in scales.items():
         if scale == 0:
             raise ValueError(

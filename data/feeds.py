@@ -1,84 +1,186 @@
 """What the graph of a stage is fed: pixels or cached features, labels, crops, seeds.
 
-read = feeds.training_reader(settings, examples, index, cnns)
-feed = {inputs[name]: value for name, value in read(step).items()}
+    requests = feeds.training_requests(examples, rows, batch_size=32, seed=0)
+    read = feeds.image_reader(data_dir, model.STREAMS['motion'], stack_length=10)
+    for batch in feeds.read(map(requests, range(steps)), read, workers=8):
+        feed = {inputs[name]: value for name, value in batch.items()}
+
+A request says which clips a batch has and what is fed beside them; a reader reads one
+clip; `read` puts both together ahead of time.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from data import augmentation
 from data import batches
-from data import clips
-from data import features
+from data import sampling
 
 
-def training_reader(settings, examples, index, cnns):
-    """How the batch of a training step is read.
+class Request(NamedTuple):
+    """What one batch is made of."""
+
+    clips: list  # (row of clips.csv, first frame of the input; None where all count)
+    feed: dict  # the other inputs of the graph by name
+
+
+# -- requests --------------------------------------------------------------------------
+
+
+def training_requests(
+    examples, rows, batch_size, seed, keep_prob=1.0, balanced=False, span=None
+):
+    """The batch of each training step.
 
     Args:
-      settings: the run's flags.
       examples: list of splits.Example.
-      index: rows of clips.csv by clip.
-      cnns: what run.json says of the streams' CNNs.
+      rows: dict clip -> row of clips.csv.
+      batch_size: B.
+      seed: int that everything random follows from, together with the step.
+      keep_prob: dropout keep probability.
+      balanced: draw classes evenly.
+      span: frames that an input of one CNN covers, to draw its first frame; None where
+        the whole clip is sampled.
 
     Returns:
-      Function step -> dict of the graph's inputs by name, the same for (seed, step).
+      Function step -> Request, the same for the same (seed, step).
     """
-    data_dir, stage = settings['data_dir'], settings['stage']
-    length, seed = settings['stack_length'], settings['seed']
-    count = settings['batch_size']
     labels = np.array([example.label for example in examples])
 
-    def read(step):
-        if settings['balanced']:
-            places = batches.balanced_positions(step, count, labels, seed)
+    def request(step):
+        if balanced:
+            places = batches.balanced_positions(step, batch_size, labels, seed)
         else:
-            places = batches.positions(step, count, len(examples), seed)
-        rows = [index[examples[place].clip] for place in places]
+            places = batches.positions(step, batch_size, len(examples), seed)
+        chosen = [rows[examples[place].clip] for place in places]
+        starts = [None] * batch_size
+        if span:
+            frames = [row['frames'] for row in chosen]
+            starts = sampling.random_starts(frames, span, seed, step)
         feed = {
             'labels': labels[places],
-            'keep_prob': settings['keep_prob'],
+            'keep_prob': keep_prob,
             'dropout_seed': [seed, step],
+            **augmentation.random_crops(batch_size, seed, step),
         }
-        if stage != 'hybrid':
-            feed.update(augmentation.random_crops(count, seed, step))
-        if stage in clips.STREAMS:
-            feed['images'] = batches.random_pictures(
-                data_dir, stage, rows, length, seed, step
-            )
-        else:
-            feed.update(features.sequences(settings, cnns, rows))
-        return feed
+        return Request(list(zip(chosen, starts, strict=True)), feed)
 
-    return read
+    return request
 
 
-def held_out_reader(settings, examples, index, cnns):
-    """How held-out clips are read, without crops and dropout.
+def whole_requests(examples, rows, batch_size, span=None):
+    """Batches that go through all clips once, without random crops and dropout.
 
     Args:
-      settings, examples, index, cnns: as in `training_reader`.
+      examples, rows, batch_size: as in `training_requests`.
+      span: frames that an input of one CNN covers, of which the middle one is taken;
+        None where the whole clip is sampled.
 
     Returns:
-      Function of a first place -> inputs by name for a batch of clips from there on. A
-      CNN alone sees the middle of each clip.
+      List of Request.
+    """
+    chosen = [rows[example.clip] for example in examples]
+    starts = [span and sampling.middle_start(row['frames'], span) for row in chosen]
+    clips = list(zip(chosen, starts, strict=True))
+    parts = [clips[n : n + batch_size] for n in range(0, len(clips), batch_size)]
+    return [Request(part, without_chance(len(part))) for part in parts]
+
+
+def without_chance(count):
+    """The feed of `count` clips without random crops and dropout."""
+    whole = augmentation.whole_images(count)
+    return {'keep_prob': 1.0, 'dropout_seed': [0, 0], **whole}
+
+
+# -- readers of one clip ---------------------------------------------------------------
+
+
+def image_reader(data_dir, stream, stack_length):
+    """Reads one input of one CNN from a clip.
+
+    Args:
+      data_dir: folder of preprocessed clips.
+      stream: model.Stream.
+      stack_length: L.
+
+    Returns:
+      Function (row, start) -> {'images': uint8 [H, W, 3 or 2L]}.
     """
 
-    def read(first):
-        chosen = examples[first : first + settings['batch_size']]
-        rows = [index[example.clip] for example in chosen]
-        feed = {
-            'keep_prob': 1.0,
-            'dropout_seed': [0, 0],
-        }
-        if settings['stage'] != 'hybrid':
-            feed.update(augmentation.whole_pictures(len(chosen)))
-        if settings['stage'] in clips.STREAMS:
-            feed['images'] = batches.middle_pictures(
-                settings['data_dir'], settings['stage'], rows, settings['stack_length']
-            )
-        else:
-            feed.update(features.sequences(settings, cnns, rows))
-        return feed
+    def read(row, start):
+        clip = sampling.stored_clip(data_dir, row)
+        return {'images': stream.read(clip, [start], stack_length)[0]}
 
     return read
+
+
+def segment_reader(data_dir, streams, num_segments, stack_length):
+    """Reads the evenly spaced inputs that represent a clip, from pixels.
+
+    Args:
+      data_dir: folder of preprocessed clips.
+      streams: dict name -> model.Stream.
+      num_segments: T.
+      stack_length: L.
+
+    Returns:
+      Function (row, _) -> dict name -> uint8 [T, H, W, 3 or 2L].
+    """
+
+    def read(row, _=None):
+        clip = sampling.stored_clip(data_dir, row)
+        return segments(clip, streams, num_segments, stack_length)
+
+    return read
+
+
+def segments(clip, streams, num_segments, stack_length):
+    """The evenly spaced inputs that represent a sampling.Clip, by stream."""
+    return {
+        name: stream.read(
+            clip,
+            sampling.segment_starts(
+                clip.num_frames, stream.span(stack_length), num_segments
+            ),
+            stack_length,
+        )
+        for name, stream in streams.items()
+    }
+
+
+# -- batches ---------------------------------------------------------------------------
+
+
+def read(requests, read_clip, workers, ahead=2):
+    """Yields each batch as the graph wants it, read ahead of its use.
+
+    Args:
+      requests: iterable of Request.
+      read_clip: function (row, start) -> dict name -> array of one clip.
+      workers: threads.
+      ahead: batches read ahead.
+
+    Yields:
+      dict of the graph's inputs by name. `images` of clips are stacked; everything else
+      is a sequence, padded, with `lengths` int32 [B].
+    """
+    feeds = []
+
+    def clips_of(requests):
+        for request in requests:
+            feeds.append(request.feed)
+            yield request.clips
+
+    def read_item(item):
+        return read_clip(*item)
+
+    for found in batches.read_ahead(clips_of(requests), read_item, workers, ahead):
+        batch = feeds.pop(0)
+        for name in found[0]:
+            values = [clip[name] for clip in found]
+            if name == 'images':
+                batch[name] = np.stack(values)
+            else:
+                batch[name], batch['lengths'] = batches.pad(values)
+        yield batch

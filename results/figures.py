@@ -1,6 +1,6 @@
-"""Pictures of what a run is worth: confusion, timelines, overlays, class activation.
+"""Figures of what a run is worth: confusion, timelines, overlays, class activation.
 
-    pictures.draw_confusion('confusion.png', matrix, class_names, 'hybrid, 112 clips')
+    figures.draw_confusion('confusion.png', matrix, class_names, 'hybrid, 112 clips')
 
 Colours are BGR where pixels come in and go out, as everywhere outside the graph.
 """
@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib import colors
 from matplotlib import pyplot
 
-from data import clips
+from data import sampling
 from data.preprocessing import preview
 
-READABLE = 20  # classes up to which counts fit into the cells of a confusion picture
+READABLE = 20  # classes up to which counts fit into the cells of a confusion matrix
 SHOWN = 5  # steps of an explanation
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -26,7 +26,7 @@ def draw_confusion(path, matrix, class_names, title):
 
     Args:
       path: .png to write, or a binary file.
-      matrix: int [C, C], rows = classes shown.
+      matrix: int [C, C], rows = true classes.
       class_names: list of C.
       title: text above.
     """
@@ -37,12 +37,12 @@ def draw_confusion(path, matrix, class_names, title):
     figure, axes = pyplot.subplots(figsize=(side + 1, side), layout='constrained')
     # among many cells the rare ones must still be seen
     scale = colors.PowerNorm(1 if few else 0.5, vmin=0, vmax=1)
-    picture = axes.imshow(shares, cmap='Blues', norm=scale)
+    image = axes.imshow(shares, cmap='Blues', norm=scale)
     ticks = np.arange(len(class_names))
     axes.set_xticks(ticks, class_names, rotation=90, fontsize=9 if few else 7)
     axes.set_yticks(ticks, class_names, fontsize=9 if few else 7)
-    axes.set_xlabel('predicted', fontsize=10 if few else 16)
-    axes.set_ylabel('shown', fontsize=10 if few else 16)
+    axes.set_xlabel('predicted class', fontsize=10 if few else 16)
+    axes.set_ylabel('true class', fontsize=10 if few else 16)
     axes.set_title(title, fontsize=11 if few else 18)
     if few:
         for (row, column), count in np.ndenumerate(matrix):
@@ -55,7 +55,7 @@ def draw_confusion(path, matrix, class_names, title):
         axes.set_yticks(ticks - 0.5, minor=True)
         axes.grid(which='minor', color='0.9', linewidth=0.4)
         axes.tick_params(which='minor', length=0)
-    figure.colorbar(picture, shrink=0.6, label='share of the class shown')
+    figure.colorbar(image, shrink=0.6, label='share of the true class')
     figure.savefig(path, dpi=110, format='png')
     pyplot.close(figure)
 
@@ -121,14 +121,14 @@ def draw_overlay(frame, name, probability, field, bound):
         frame[height - inset_height :, width - inset_width :] = inset
 
 
-def heat(picture, place_map, largest):
-    """A picture [H, W, 3] under its class activation map float [h, w]."""
-    size = picture.shape[1::-1]
+def heat(image, place_map, largest):
+    """An image [H, W, 3] under its class activation map float [h, w]."""
+    size = image.shape[1::-1]
     strength = np.uint8(255 * place_map / max(largest, 1e-12))
     warmth = cv2.applyColorMap(
         cv2.resize(strength, size, interpolation=cv2.INTER_CUBIC), cv2.COLORMAP_JET
     )
-    return cv2.addWeighted(picture, 0.55, warmth, 0.45, 0)
+    return cv2.addWeighted(image, 0.55, warmth, 0.45, 0)
 
 
 def draw_explanation(path, pixels, maps, title):
@@ -141,7 +141,7 @@ def draw_explanation(path, pixels, maps, title):
       title: the class.
     """
     steps = len(next(iter(pixels.values())))
-    chosen = clips.evenly_spaced(steps, min(SHOWN, steps))
+    chosen = sampling.evenly_spaced(steps, min(SHOWN, steps))
     rows = []
     for stream, images in pixels.items():
         shown = [
@@ -152,10 +152,10 @@ def draw_explanation(path, pixels, maps, title):
         ]
         largest = maps[stream].max()
         heats = [
-            heat(picture, maps[stream][step], largest)
-            for picture, step in zip(shown, chosen, strict=True)
+            heat(image, maps[stream][step], largest)
+            for image, step in zip(shown, chosen, strict=True)
         ]
-        rows += [(stream, shown), (f'{stream}: speaks for it', heats)]
+        rows += [(stream, shown), (f'{stream}: evidence', heats)]
     figure, axes = pyplot.subplots(
         len(rows),
         len(chosen),

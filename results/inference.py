@@ -1,15 +1,15 @@
 """A finished run as one graph from pixels to probabilities; its maps, its export.
 
-    net = inference.network(session, stored, checkpoint)
+    net = inference.network(session, run, checkpoint)
     python evaluate.py --train_dir=runs/hybrid --export=saved/hybrid
 
-Used by evaluate.py and predict.py; apart from model.py because training needs none of
-it: the hybrid stage trains and is measured on cached features, without its CNNs.
+Training needs none of it: the hybrid stage trains and is measured on cached features,
+without its CNNs.
 
 The SavedModel's signature `serving_default`: `spatial` uint8 [B, T, H, W, 3] (BGR
 frames as stored), `motion` uint8 [B, T, H, W, 2L] (flow stacks as stored), `lengths`
 int32 [B] (valid steps) in; `probabilities` float32 [B, C] and `class_names` string [C]
-out. A run that looks at one stream has that input alone.
+out. A run on one stream has that input alone.
 """
 
 import os
@@ -19,39 +19,37 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import model
+from results import runs
 from weights import checkpoints
 from weights import dump
 
-LAST_MAPS = {'spatial': 'conv5_4', 'motion': 'conv5'}  # last layers with a place
 TOLERANCE = 1e-5  # between the session and what was exported, in probability
 STEPS = 3  # of the random clips that an export is tried on
 
 
-def pixel_classifier(settings, num_classes, size):
+def pixel_classifier(stage, architecture):
     """A finished run's whole graph from stored pixels, without dropout and crops.
 
     Args:
-      settings: the run's flags: stage, stack_length, branches, head, lstm_units.
-      num_classes: C.
-      size: side of the stored pictures in pixels.
+      stage: name of a stream, 'hybrid' or 'joint'.
+      architecture: model.Architecture.
 
     Returns:
       (inputs, probabilities [B, C], end_points). inputs: each stream's pixels uint8
-      [B, T, H, W, 3 or 2L] by its name, and `lengths` int32 [B]. end_points: `scores`
+      [B, T, H, W, channels] by its name, and `lengths` int32 [B]. end_points: `scores`
       [B, C] before the softmax, and each stream's last maps [B*T, h, w, D] by its name.
     """
-    streams, stage = model.streams_of_run(settings), settings['stage']
+    num_classes, size, stack_length, branches, head, lstm_units, options = architecture
     inputs, features, end_points = {}, {}, {}
     with tf.name_scope('inputs'):
         inputs['lengths'] = lengths = tf.placeholder(tf.int32, [None], 'lengths')
-        for stream in streams:
-            shape = model.picture_shape(stream, size, settings['stack_length'])
+        for stream in runs.streams(stage, branches):
+            shape = model.input_shape(stream, size, stack_length)
             inputs[stream] = tf.placeholder(tf.uint8, [None, None, *shape], stream)
-    for stream in streams:
+    for stream in runs.streams(stage, branches):
         images = tf.reshape(inputs[stream], [-1, *inputs[stream].shape[2:]])
-        form = model.motion_form(settings)
-        cnn_logits, cnn_points = model.cnn(stream, images, num_classes, **form)
-        end_points[stream] = cnn_points[LAST_MAPS[stream]]
+        cnn_logits, cnn_points = model.cnn(stream, images, num_classes, options=options)
+        end_points[stream] = cnn_points[model.STREAMS[stream].last_maps]
         output = cnn_logits if stage in model.STREAMS else cnn_points['fc6']
         if stage == 'hybrid':  # trained on features stored as float16
             output = tf.cast(tf.cast(output, tf.float16), tf.float32)
@@ -59,50 +57,51 @@ def pixel_classifier(settings, num_classes, size):
         features[stream] = model.over_time(output, clips_and_steps)  # [B, T, C or D]
 
     if stage in model.STREAMS:
-        softmax = tf.nn.softmax(features[stage])
-        probabilities = model.mean_over_time(softmax, lengths)
+        of_steps = model.probabilities(features[stage])
+        probabilities = model.mean_over_time(of_steps, lengths)
         end_points['scores'] = model.mean_over_time(features[stage], lengths)
     else:
-        form = [settings[name] for name in ('branches', 'head', 'lstm_units')]
-        logits, _ = model.hybrid(features, lengths, num_classes, *form)
-        probabilities, end_points['scores'] = tf.nn.softmax(logits), logits
+        form = (num_classes, branches, head, lstm_units)
+        logits, _ = model.hybrid(features, lengths, *form)
+        probabilities, end_points['scores'] = model.probabilities(logits), logits
     return inputs, probabilities, end_points
 
 
-def restore(session, checkpoint, settings, cnns):
-    """Fills a graph's variables from a run; none may be left as it would start.
+def restore(session, checkpoint, run):
+    """Fills a graph's variables from a run; none may be left at its initial value.
 
     Args:
       session: of the graph.
       checkpoint: the run's.
-      settings: the run's flags; stage `hybrid` for a graph on cached features alone.
-      cnns: the CNNs as run.json keeps them; a CNN that the checkpoint does not hold
-        whole, because training left some of it alone, is loaded from its dump.
+      run: the content of run.json. A CNN that the checkpoint does not hold whole,
+        because training left some of it alone, is loaded from its dump.
 
     Raises:
       ValueError: a dump is not the run's, or a variable is in neither.
     """
     stored = checkpoints.variables_in(checkpoint)
-    lacking = {v.op.name for v in tf.global_variables()} - set(stored)
-    needed = {}
-    for stream, cnn in cnns.items():
-        scope = model.CNN_SCOPE[stream]
-        if cnn['weights'] and any(name.startswith(f'{scope}/') for name in lacking):
+    missing = {v.op.name for v in tf.global_variables()} - set(stored)
+    dumps = {}
+    for stream, cnn in run['cnns'].items():
+        scope = model.STREAMS[stream].scope
+        if cnn['weights'] and any(name.startswith(f'{scope}/') for name in missing):
             if dump.fingerprint(cnn['weights']) != cnn['fingerprint']:
                 raise ValueError(
                     f'{cnn["weights"]}: the dump is not the one the run was trained '
-                    'with; put that one back, or train again'
+                    f'with; name that one by --{stream}_weights, or train again'
                 )
-            needed[stream] = cnn
-    loaded = model.initialize(session, settings, needed)
+            dumps[stream] = cnn['weights']
+    loaded = model.initialize(session, dumps, run['flags']['cross_modality'])
     loaded.update(checkpoints.restore(session, checkpoint))
-    lacking -= loaded
-    if settings['stage'] not in model.STREAMS:  # takes fc6; fc8 may be of other classes
-        lacking = {name for name in lacking if '/fc8/' not in name}
-    if lacking:
+    missing -= loaded
+    if (
+        run['flags']['stage'] not in model.STREAMS
+    ):  # reads fc6; fc8 may be of other classes
+        missing = {name for name in missing if '/fc8/' not in name}
+    if missing:
         raise ValueError(
-            f'{checkpoint} lacks {len(lacking)} variables, such as {min(lacking)}; '
-            'was it written by another version of train.py?'
+            f'{checkpoint}: {len(missing)} variables are missing, such as '
+            f'{min(missing)}; was it written by another version of train.py?'
         )
 
 
@@ -133,31 +132,29 @@ class Network(NamedTuple):
     maps: dict
 
 
-def network(session, stored, checkpoint, explained=False):
+def network(session, run, checkpoint, explained=False):
     """Builds and restores a run's whole graph from pixels, in the default graph.
 
     Args:
       session: of the default graph.
-      stored: the run as run.json keeps it.
+      run: the content of run.json.
       checkpoint: the run's.
       explained: adds the class activation maps of the first clip for `label`.
 
     Raises:
       ValueError: the checkpoint or a CNN's dump is not whole or not the run's.
     """
-    settings, size = stored['settings'], stored['preprocessing']['size']
-    num_classes = len(stored['class_names'])
-    inputs, probabilities, end_points = pixel_classifier(settings, num_classes, size)
+    stage = run['flags']['stage']
+    inputs, probabilities, end_points = pixel_classifier(stage, runs.architecture(run))
     label, maps = tf.placeholder(tf.int32, [], 'label'), {}
     if explained:  # before the session runs: gradients change the loops of the LSTMs
         score = end_points['scores'][0, label]
         maps = {
             stream: class_activation_maps(score, end_points[stream])
-            for stream in model.streams_of_run(settings)
+            for stream in inputs
+            if stream in model.STREAMS
         }
-    # a hybrid checkpoint leaves the CNNs to their dumps, which `joint` loads
-    stage = 'joint' if settings['stage'] == 'hybrid' else settings['stage']
-    restore(session, checkpoint, {**settings, 'stage': stage}, stored['cnns'])
+    restore(session, checkpoint, run)
     return Network(session, inputs, probabilities, label, maps)
 
 
@@ -193,12 +190,12 @@ def reloaded(directory, feed):
         )
 
 
-def export(directory, stored, checkpoint):
+def export(directory, run, checkpoint):
     """Writes the SavedModel and tries it against the session it came from.
 
     Args:
       directory: folder to make.
-      stored: the run as run.json keeps it.
+      run: the content of run.json.
       checkpoint: the run's.
 
     Returns:
@@ -210,10 +207,10 @@ def export(directory, stored, checkpoint):
     if os.path.exists(directory):
         raise ValueError(f'--export={directory} is there already: name a new folder')
     with tf.Graph().as_default(), tf.Session() as session:
-        net = network(session, stored, checkpoint)
+        net = network(session, run, checkpoint)
         outputs = {
             'probabilities': net.probabilities,
-            'class_names': tf.constant(stored['class_names']),
+            'class_names': tf.constant(run['class_names']),
         }
         tf.saved_model.simple_save(session, directory, net.inputs, outputs)
         pixels = trial_pixels(net.inputs)

@@ -26,7 +26,7 @@ def top_k_accuracy(probabilities, labels, k):
 
 
 def confusion_matrix(predictions, labels, num_classes):
-    """int [C, C]: row = class shown, column = class predicted."""
+    """int [C, C]: row = true class, column = predicted class."""
     matrix = np.zeros([num_classes, num_classes], int)
     np.add.at(matrix, (labels, predictions), 1)
     return matrix
@@ -139,7 +139,7 @@ def searched_combination(probabilities, labels):
 
 
 def confused_pairs(matrix, count):
-    """The `count` most frequent confusions: list of (shown, predicted, clips)."""
+    """The `count` most frequent confusions: list of (true, predicted, clips)."""
     wrong = np.array(matrix)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind='stable')[:count]

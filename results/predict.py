@@ -2,20 +2,17 @@
 
     python evaluate.py --train_dir=runs/hybrid --video=holiday.mp4 --overlay=out.mp4
 
-Used by evaluate.py, which has the flags; apart from it because evaluation reads stored
-clips, and this goes the whole way from a file to classes.
-
 A video is cut into windows of --window_seconds. Each is preprocessed as optical_flow.py
-would (the chosen frames pass through the same Motion JPEG encoder), sampled and
+would (the chosen frames pass through the same encoder), sampled and
 classified like a stored clip, so a video of one window gets the probabilities that
 evaluation gives its stored clip. The video's own are the mean over its windows.
 """
 
-import collections
 import itertools
 import os
 import tempfile
 import time
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,11 +22,13 @@ import tqdm
 import model
 import optical_flow
 from data import clips
+from data import feeds
+from data import sampling
 from data.preprocessing import videos
 from results import figures
 from results import inference
+from results import runs
 from results import tables
-from weights import checkpoints
 
 USUAL_RATE = 25.0  # frames a second, where a video or camera does not say
 
@@ -75,52 +74,27 @@ def open_source(source):
     return capture, frames, rate if 1 <= rate <= 1000 else USUAL_RATE
 
 
-def sliding_windows(items, length, stride):
-    """Yields (first, list of items) of windows over a stream, in bounded memory.
-
-    A window starts every `stride` items; where the last would be short, the last
-    `length` items are one. A stream shorter than `length` is one window.
-    """
-    window, count, due = collections.deque(maxlen=length), 0, length
-    for item in items:
-        window.append(item)
-        count += 1
-        if count == due:
-            yield count - length, list(window)
-            due += stride
-    uncovered = count - (due - stride)
-    if 0 < count < length or count >= length and uncovered > 0:
-        yield count - len(window), list(window)
-
-
-def sampled_window(window, streams, steps, stack_length):
-    """The evenly spaced samples of a window, as `batches.sampled_clip` takes them.
+def window_clip(window):
+    """A window as `sampling.Clip`: its frames pass through the codec of stored clips.
 
     Args:
-      window: list of (frame uint8 [H, W, 3], field uint8 [H, W, 2] or None).
-      streams: those wanted.
-      steps: T, less where the window is shorter.
-      stack_length: L.
-
-    Returns:
-      dict stream -> uint8 [T, H, W, 3 or 2L].
+      window: list of (frame uint8 [H, W, 3], field uint8 [H, W, 2] or None), where the
+        field leads to the frame.
 
     Raises:
       ValueError: the window has one frame only.
     """
-    count = len(window)
-    if count < 2:
+    if len(window) < 2:
         raise ValueError('one frame only, so no flow')
-    steps = min(count, steps)
-    pixels = {}
-    if 'spatial' in streams:
-        chosen = [window[p][0] for p in clips.evenly_spaced(count, steps)]
-        pixels['spatial'] = as_stored(chosen)
-    if 'motion' in streams:
-        starts = clips.stack_starts(count, steps, stack_length)
+
+    def read_frames(starts):
+        return as_stored([window[start][0] for start in starts])
+
+    def read_stacks(starts, length):
         flow = np.stack([field for _, field in window[1:]])
-        pixels['motion'] = clips.flow_stacks(flow, starts, stack_length)
-    return pixels
+        return clips.flow_stacks(flow, starts, length)
+
+    return sampling.Clip(len(window), read_frames, read_stacks)
 
 
 def as_stored(frames):
@@ -138,15 +112,25 @@ def as_stored(frames):
 # -- prediction ------------------------------------------------------------------------
 
 
-def predict_windows(net, stored, capture, length, stride, steps):
+class Options(NamedTuple):
+    """How videos are classified and what is drawn of them, as the flags say."""
+
+    window_seconds: float = 10.0
+    window_stride: float = None  # seconds; None for the length of a window
+    keep_truncated: bool = False
+    overlay: str = None  # path of a video to write
+    explain: bool = False
+
+
+def predict_windows(net, run, capture, length, stride, num_segments):
     """Classifies the windows of an opened video one by one, in bounded memory.
 
     Args:
-      net: from `network`.
-      stored: the run as run.json keeps it.
+      net: from `inference.network`.
+      run: the content of run.json.
       capture: an opened video or camera.
       length, stride: frames.
-      steps: samples of a window, T.
+      num_segments: samples of a window, T.
 
     Yields:
       (first frame, frames, pixels, probabilities float [C]).
@@ -154,16 +138,18 @@ def predict_windows(net, stored, capture, length, stride, steps):
     Raises:
       ValueError: a window has one frame only, or the network no finite answer.
     """
-    settings = stored['settings']
-    streams = model.streams_of_run(settings)
-    stream_of_items = (
+    streams = {name: s for name, s in model.STREAMS.items() if name in net.inputs}
+    with_flow = any(stream.flow for stream in streams.values())
+    items = (
         (resized, field)
         for _, resized, field in optical_flow.frames_and_flow(
-            capture, stored['preprocessing'], 'motion' in streams
+            capture, run['preprocessing'], with_flow
         )
     )
-    for first, window in sliding_windows(stream_of_items, length, stride):
-        pixels = sampled_window(window, streams, steps, settings['stack_length'])
+    stack_length = run['flags']['stack_length']
+    for first, window in sampling.sliding_windows(items, length, stride):
+        clip = window_clip(window)
+        pixels = feeds.segments(clip, streams, num_segments, stack_length)
         feed = inference.feed_of(net, pixels)
         (probabilities,) = net.session.run(net.probabilities, feed)
         if not np.isfinite(probabilities).all():
@@ -174,15 +160,15 @@ def predict_windows(net, stored, capture, length, stride, steps):
         yield first, len(window), pixels, probabilities
 
 
-def predict_video(net, stored, source, values, steps):
+def predict_video(net, run, source, num_segments, options):
     """Classifies one video or camera.
 
     Args:
-      net: from `network`.
-      stored: the run as run.json keeps it.
+      net: from `inference.network`.
+      run: the content of run.json.
       source: path, or number of a camera, which runs until Ctrl-C.
-      values: the flags `window_seconds`, `window_stride`, `keep_truncated`.
-      steps: samples of a window.
+      num_segments: samples of a window.
+      options: Options.
 
     Returns:
       (result, JSON-able; pixels of the window that is most certain, its label).
@@ -191,9 +177,9 @@ def predict_video(net, stored, source, values, steps):
       ValueError: the video cannot be read, or breaks off.
     """
     capture, header_frames, rate = open_source(source)
-    length = max(2, round(values.window_seconds * rate))
-    stride = max(1, round((values.window_stride or values.window_seconds) * rate))
-    names, live = stored['class_names'], isinstance(source, int)
+    length = max(2, round(options.window_seconds * rate))
+    stride = max(1, round((options.window_stride or options.window_seconds) * rate))
+    names, live = run['class_names'], isinstance(source, int)
     timeline, total, best, frames = [], 0, (0, None, None), 0
     begun = time.perf_counter()
     progress = tqdm.tqdm(
@@ -201,7 +187,7 @@ def predict_video(net, stored, source, values, steps):
     )
     try:
         for first, count, pixels, probabilities in predict_windows(
-            net, stored, capture, length, stride, steps
+            net, run, capture, length, stride, num_segments
         ):
             progress.update(first + count - frames)
             frames = first + count
@@ -225,7 +211,7 @@ def predict_video(net, stored, source, values, steps):
         capture.release()
     if not frames:
         raise ValueError('no frame decodes')
-    if not (live or values.keep_truncated):
+    if not (live or options.keep_truncated):
         reason = videos.truncation(source, frames, header_frames or 0)
         if reason:
             raise ValueError(reason)
@@ -301,16 +287,51 @@ def write_overlay(path, source, timeline, preprocessing):
     writer.release()
 
 
-def predict_videos(values, stored, checkpoint, steps):
-    """Classifies what --video names and writes a JSON file for each.
+def check_sources(given, options):
+    """The videos that --video names, each of which writes one JSON file.
+
+    Args:
+      given: list of files, folders and camera numbers.
+      options: Options.
+
+    Returns:
+      dict name of the output -> path or camera.
+
+    Raises:
+      ValueError: a flag is wrong, or no video is where it says.
+    """
+    found = {}
+    for name, source in (pair for each in given for pair in find(each)):
+        if found.setdefault(name, source) != source:
+            raise ValueError(
+                f'--video: {found[name]} and {source} would both write {name}.json: '
+                'take one at a time, each with its own --out_dir'
+            )
+    is_file = [isinstance(source, str) for source in found.values()]
+    if options.overlay and is_file != [True]:
+        raise ValueError(
+            f'--overlay={options.overlay} needs one --video that is a file'
+        )
+    if (options.window_stride or 0) > options.window_seconds:
+        raise ValueError(
+            f'--window_stride={options.window_stride} would leave frames out: at most '
+            f'--window_seconds={options.window_seconds}'
+        )
+    return found
+
+
+def predict_videos(run, checkpoint, given, out_dir, num_segments=None, options=None):
+    """Classifies videos and writes a JSON file for each.
 
     A bad video among good ones is listed with its reason, the good ones are finished.
 
     Args:
-      values: the program's flags.
-      stored: the run as run.json keeps it.
+      run: the content of run.json.
       checkpoint: the run's.
-      steps: samples of a window, T.
+      given: list of files, folders and camera numbers.
+      out_dir: folder to write to.
+      num_segments: samples of a window, T; None for the run's.
+      options: Options.
 
     Returns:
       The exit code: 1 where a video failed.
@@ -318,55 +339,27 @@ def predict_videos(values, stored, checkpoint, steps):
     Raises:
       ValueError: a flag is wrong, or no video is where it says.
     """
-    found = {}
-    for name, source in (pair for given in values.video for pair in find(given)):
-        if found.setdefault(name, source) != source:
-            raise ValueError(
-                f'--video: {found[name]} and {source} would both write {name}.json: '
-                'take one at a time, each with its own --out_dir'
-            )
-    is_file = [isinstance(source, str) for source in found.values()]
-    if values.overlay and is_file != [True]:
-        raise ValueError(f'--overlay={values.overlay} needs one --video that is a file')
-    if (values.window_stride or 0) > values.window_seconds:
-        raise ValueError(
-            f'--window_stride={values.window_stride} would leave frames out: at most '
-            f'--window_seconds={values.window_seconds}'
-        )
+    options = options or Options()
+    num_segments = num_segments or run['flags']['num_segments']
+    found, failed = check_sources(given, options), {}
     # DIS answers differ with the number of threads; stored clips were made with one
     cv2.setNumThreads(1)
-    out_dir = values.out_dir or os.path.join(values.train_dir, 'videos')
-    failed = {}
     with tf.Graph().as_default(), tf.Session() as session:
-        net = inference.network(session, stored, checkpoint, values.explain)
+        net = inference.network(session, run, checkpoint, options.explain)
         for name, source in found.items():
             out = os.path.join(out_dir, name)
             try:
                 result, pixels, label = predict_video(
-                    net, stored, source, values, steps
+                    net, run, source, num_segments, options
                 )
                 os.makedirs(os.path.dirname(out), exist_ok=True)
-                checkpoints.write_json(f'{out}.json', result)
-                print_prediction(result)
-                print(f'  {out}.json')
-                if len(result['timeline']) > 1:
-                    figures.draw_timeline(f'{out}_timeline.png', result)
-                    print(f'  {out}_timeline.png')
-                if values.overlay:
-                    write_overlay(
-                        values.overlay,
-                        source,
-                        result['timeline'],
-                        stored['preprocessing'],
-                    )
-                    print(f'  {values.overlay}')
-                if values.explain:
-                    feed = {**inference.feed_of(net, pixels), net.label: label}
-                    maps = session.run(net.maps, feed)
-                    title = stored['class_names'][label]
-                    path = f'{out}_explain.png'
-                    figures.draw_explanation(path, pixels, maps, title)
-                    print(f'  {path}')
+                write_result(out, result)
+                if options.overlay:
+                    timeline, made = result['timeline'], run['preprocessing']
+                    write_overlay(options.overlay, source, timeline, made)
+                    print(f'  {options.overlay}')
+                if options.explain:
+                    explain(f'{out}_explain.png', net, run, pixels, label)
             except (ValueError, OSError, cv2.error) as error:
                 named = source if isinstance(source, str) else f'--video={source}'
                 failed[name] = f'{named}: {optical_flow.one_line(error, source)}'
@@ -375,3 +368,31 @@ def predict_videos(values, stored, checkpoint, steps):
     if failed:
         print(f'{len(failed)} of {len(found)} videos failed')
     return 1 if failed else 0
+
+
+def write_result(out, result):
+    """Writes <out>.json, and a timeline where there are several windows; prints it."""
+    runs.write_json(f'{out}.json', result)
+    several = len(result['timeline']) > 1
+    if several:
+        figures.draw_timeline(f'{out}_timeline.png', result)
+    print_prediction(result)
+    print(f'  {out}.json')
+    if several:
+        print(f'  {out}_timeline.png')
+
+
+def explain(path, net, run, pixels, label):
+    """Draws where the CNNs see a class.
+
+    Args:
+      path: .png to write.
+      net: from `inference.network`, with maps.
+      run: the content of run.json.
+      pixels: dict stream -> uint8 [T, H, W, channels] of one window.
+      label: the class.
+    """
+    feed = {**inference.feed_of(net, pixels), net.label: label}
+    maps = net.session.run(net.maps, feed)
+    figures.draw_explanation(path, pixels, maps, run['class_names'][label])
+    print(f'  {path}')

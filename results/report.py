@@ -1,6 +1,6 @@
 """report.html: all that was measured of a run, in one file that needs no network.
 
-report.write('runs/hybrid/report.html', result, stored, 'confusion.png', pairs)
+report.write('runs/hybrid/report.html', result, run, 'confusion.png', pairs)
 """
 
 import base64
@@ -13,10 +13,10 @@ import numpy as np
 from data import clips
 from data.preprocessing import preview
 from results import measures
+from results import runs
 from results import tables
-from weights import checkpoints
 
-PAIRS = 6  # most confused pairs with pictures
+PAIRS = 6  # most confused pairs with an example
 ENDS = 10  # best and worst classes where there are many
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto;
@@ -36,7 +36,7 @@ td { white-space: nowrap }
 td.text:not(:first-child) { white-space: normal; overflow-wrap: anywhere }
 """
 MEANINGS = {
-    'video': 'the whole clip: what the run is worth',
+    'video': 'the whole clip: the figure to quote',
     'one_sample': 'the middle sample alone',
     'spatial_lstm': 'only the part of the scores that this branch adds',
     'motion_lstm': 'only the part of the scores that this branch adds',
@@ -58,7 +58,7 @@ def read_other(other_dir, examples, class_names):
     Raises:
       ValueError: the other run has no predictions, or of other clips or labels.
     """
-    settings = checkpoints.read(other_dir)['settings']
+    flags = runs.read(other_dir)['flags']
     path = os.path.join(other_dir, 'predictions.csv')
     rows = tables.read_predictions(path)
     labels = {example.clip: class_names[example.label] for example in examples}
@@ -67,23 +67,24 @@ def read_other(other_dir, examples, class_names):
             f'--compare={other_dir}: {path} is of other clips or labels; a paired test '
             'needs the same ones'
         )
-    branches = settings['branches'] if settings['stage'] in ('hybrid', 'joint') else []
+    branches = flags['branches'] if flags['stage'] in ('hybrid', 'joint') else []
     right = np.array([rows[e.clip][1] == class_names[e.label] for e in examples])
-    return ' '.join([settings['stage'], ', '.join(branches)]).strip(), right
+    return ' '.join([flags['stage'], ', '.join(branches)]).strip(), right
 
 
-def pairs_with_pictures(data_dir, rows, examples, predictions, result):
+def confused_examples(data_dir, rows, examples, predictions, result):
     """The most confused pairs, each with one clip's middle frame and flow.
 
     Args:
       data_dir: the preprocessed data set.
-      rows: the clips' rows of clips.csv.
+      rows: dict clip -> row of clips.csv.
       examples: the clips.
       predictions: int [N].
       result: what evaluation.json holds.
 
     Returns:
-      list of (shown, predicted, clips so confused, clip, picture uint8 [H, 2W, 3]).
+      list of (true class, predicted class, clips so confused, clip, its middle frame
+      and flow uint8 [H, 2W, 3]).
     """
     names, pairs = result['class_names'], []
     for label, wrong, count in measures.confused_pairs(result['confusion'], PAIRS):
@@ -92,12 +93,13 @@ def pairs_with_pictures(data_dir, rows, examples, predictions, result):
             for place, example in enumerate(examples)
             if (example.label, predictions[place]) == (label, wrong)
         )
-        clip, middle = rows[place]['clip'], (rows[place]['frames'] - 1) // 2
+        clip = examples[place].clip
+        middle = (rows[clip]['frames'] - 1) // 2
         frame = clips.read_frames(data_dir, clip, [middle])[0]
         field = clips.read_flow(data_dir, clip, [middle])[0]
-        colors = preview.flow_to_color(field, bound=rows[place]['bound'])
-        picture = np.concatenate([frame, colors], axis=1)
-        pairs.append((names[label], names[wrong], count, clip, picture))
+        colors = preview.flow_to_color(field, bound=rows[clip]['bound'])
+        image = np.concatenate([frame, colors], axis=1)
+        pairs.append((names[label], names[wrong], count, clip, image))
     return pairs
 
 
@@ -179,57 +181,57 @@ def compared_table(result):
             ]
         )
     header = ['run', 'what', 'its top-1', 'this run, points', '95 % over groups']
-    header += ['right here / there alone', 'McNemar p']
+    header += ['correct only in this run / in that', 'McNemar p']
     title = '<h2>Against other runs, on the same clips</h2>'
     return title + table(header, rows) if rows else ''
 
 
 def pairs_part(pairs):
-    """The most confused pairs with pictures; '' where nothing is confused."""
+    """The most confused pairs with an example; '' where nothing is confused."""
     parts = []
-    for shown, predicted, count, clip, picture in pairs:
-        _, png = cv2.imencode('.png', picture)
+    for true, predicted, count, clip, image in pairs:
+        _, png = cv2.imencode('.png', image)
         parts.append(
             f'<div class="pair"><img alt="" src="{embedded(png.tobytes())}">'
-            f'<b>{html.escape(shown)}</b> taken for<br>'
-            f'<b>{html.escape(predicted)}</b>, {count} clips<br>'
+            f'true class <b>{html.escape(true)}</b><br>'
+            f'predicted class <b>{html.escape(predicted)}</b>, {count} clips<br>'
             f'<small>{html.escape(clip)}</small></div>'
         )
     title = '<h2>Most confused pairs: a frame and its flow</h2>'
     return title + ''.join(parts) if parts else ''
 
 
-def write(path, result, stored, confusion, pairs):
+def write(path, result, run, confusion, pairs):
     """Writes the report.
 
     Args:
       path: .html to write.
       result: what evaluation.json holds.
-      stored: the run as run.json keeps it.
-      confusion: path of the confusion picture.
-      pairs: from `pairs_with_pictures`.
+      run: the content of run.json.
+      confusion: path of the confusion matrix as an image.
+      pairs: from `confused_examples`.
     """
     video = result['figures']['video']
     note = tables.marks(result)
     title = (
         f'{result["stage"]}: {video["top1"]:.1%} of {video["clips"]:,} '
-        f'{result["side"]} clips{note}'
+        f'{result["subset"]} clips{note}'
     )
     with open(confusion, 'rb') as file:
-        picture = embedded(file.read())
+        matrix = embedded(file.read())
     made = {
-        **{f'--{name}': value for name, value in stored['settings'].items()},
+        **{f'--{name}': value for name, value in run['flags'].items()},
         'step': result['step'],
-        'preprocessing': stored['preprocessing'],
-        'training clips': len(stored['train_clips']),
-        'list hashes': stored['list_hashes'],
+        'preprocessing': run['preprocessing'],
+        'training clips': len(run['train_clips']),
+        'list hashes': run['list_hashes'],
         **{
             f'{stream} CNN': f'{cnn["weights"]}, {cnn["fingerprint"]}'
-            for stream, cnn in stored['cnns'].items()
+            for stream, cnn in run['cnns'].items()
         },
-        'versions': stored['versions'],
-        'revision': stored['revision'],
-        'started': stored['started'],
+        'versions': run['versions'],
+        'revision': run['revision'],
+        'started': run['started'],
     }
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -242,7 +244,7 @@ def write(path, result, stored, confusion, pairs):
         'as if each were independent (Wilson), over groups by a bootstrap of whole '
         f'recordings ({video["groups"]:,}). Clips of one recording are alike, so go by '
         'the wider one.</p>' + compared_table(result) + '<h2>Confusion</h2>'
-        f'<img class="wide" alt="confusion matrix" src="{picture}">'
+        f'<img class="wide" alt="confusion matrix" src="{matrix}">'
         + classes_tables(result)
         + pairs_part(pairs)
         + '<h2>What the run was made with</h2>'

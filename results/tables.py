@@ -52,7 +52,7 @@ def read_predictions(path):
     """Reads predictions.csv: dict clip -> (name of its class, name of the prediction).
 
     Raises:
-      ValueError: there is none, or it is none.
+      ValueError: there is none, or it has other columns.
     """
     if not os.path.isfile(path):
         raise ValueError(f'{path} is missing: evaluate that run first')
@@ -66,13 +66,19 @@ def read_predictions(path):
             raise ValueError(f'{path} has no column {error}') from error
 
 
+def ending(result):
+    """What ends the names of the result's files, so that train clips never replace the
+    test figures."""
+    return '' if result['subset'] == 'test' else f'_{result["subset"]}'
+
+
 def marks(result):
     """What must stand beside every figure, such as ' (trained on)', or ''."""
     found = []
-    if result['partial split']:
-        missing = result['missing'][result['side']]
+    if result['partial_split']:
+        missing = result['missing'][result['subset']]
         found.append(f'partial split, {missing:,} clips missing')
-    if result['trained on']:
+    if result['trained_on']:
         found.append('trained on')
     return f' ({"; ".join(found)})' if found else ''
 
@@ -116,7 +122,7 @@ def print_result(result):
         print(
             f'\nagainst {other} ({figures["other"]}, top-1 {figures["other_top1"]:.1%})'
             f'{note}: {100 * figures["difference"]:+.1f} points, 95 % over groups '
-            f'{100 * low:+.1f} to {100 * high:+.1f}; right here alone '
-            f'{figures["only_this_right"]}, there alone {figures["only_other_right"]}, '
-            f'McNemar p = {figures["mcnemar_p"]:.2g}'
+            f'{100 * low:+.1f} to {100 * high:+.1f}; correct only in this run '
+            f'{figures["only_this_right"]}, only in the other '
+            f'{figures["only_other_right"]}, McNemar p = {figures["mcnemar_p"]:.2g}'
         )

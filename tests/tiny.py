@@ -4,8 +4,6 @@ Evaluation and prediction do the same with random weights as with trained ones, 
 runs are made as train.py would start them and saved at once.
 """
 
-import types
-
 import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -13,11 +11,12 @@ import tensorflow.compat.v1 as tf
 import model
 import optical_flow
 import train
-from data import augmentation
-from data import batches
 from data import clips
 from data import features
+from data import feeds
 from data import splits
+from results import extraction
+from results import runs
 from weights import checkpoints
 
 SIZE = 64
@@ -25,49 +24,25 @@ CLASSES = ('Walk', 'Jump', 'Run')  # classInd's order is not the alphabet's
 GROUPS = {'test': (1, 2), 'train': (8, 9, 10)}
 SHORTEST = 9  # frames
 STEP = 7  # of the checkpoints
-SETTINGS = {
+FLAGS = {  # of a run
     'split': 1,
     'group_regex': splits.UCF101_GROUP,
     'allow_missing': False,
+    'validation_groups': 0,
     'spatial_weights': 'random',
     'motion_weights': 'random',
+    'hybrid_weights': None,
     'cross_modality': False,
-    'num_steps': 5,
+    'norm2': True,
+    'subtract_mean_flow': False,
+    'num_segments': 5,
     'stack_length': 3,
-    'branches': list(model.BRANCHES),
+    'branches': model.all_branches(),
     'head': 'concat',
     'lstm_units': [6, 4],
     'seed': 3,
     'workers': 1,
 }
-# the flags of evaluate.py as they stand where nothing is given
-FLAGS = {
-    'best': False,
-    'data_dir': None,
-    'split_dir': None,
-    'side': 'test',
-    'allow_overlap': False,
-    'allow_missing': False,
-    'test_segments': None,
-    'test_crops': '1',
-    'compare': [],
-    'batch_size': 5,
-    'workers': 2,
-    'video': [],
-    'window_seconds': 10.0,
-    'window_stride': None,
-    'keep_truncated': False,
-    'out_dir': None,
-    'overlay': None,
-    'explain': False,
-    'export': None,
-}
-
-
-def flags(train_dir, **given):
-    """What evaluate.py reads its flags from."""
-    assert given.keys() <= FLAGS.keys()
-    return types.SimpleNamespace(**{**FLAGS, 'train_dir': str(train_dir), **given})
 
 
 def draw_video(path, frames, seed, size=(80, 72), rate=25):
@@ -121,46 +96,57 @@ def make_data(folder):
 def make_run(folder, stage, name=None, **given):
     """A run of a stage on the data in `folder`, saved at STEP; returns its folder."""
     train_dir = folder / (name or stage)
-    settings = {
-        **SETTINGS,
+    flags = {
+        **FLAGS,
         'stage': stage,
         'data_dir': str(folder / 'data'),
         'train_dir': str(train_dir),
         'split_dir': str(folder / 'lists'),
         **given,
     }
-    index = clips.read_index(settings['data_dir'])
-    split = splits.load(index, settings['split_dir'])
+    index = clips.read_index(flags['data_dir'])
+    split = splits.load(index, flags['split_dir'])
     rows = {e.clip: index[e.clip] for e in split.train + split.test}
     preprocessing = clips.preprocessing_of(rows.values())
-    run = checkpoints.describe(settings, split, split.train, preprocessing)
-    stored = checkpoints.start(train_dir, run)
-    cnns = train.prepare_cnns(settings, rows, SIZE)
-    checkpoints.keep_cnns(train_dir, stored, cnns)
+    run = runs.describe(flags, split, split.train, preprocessing)
+    run = runs.start(train_dir, run)
+    prepare = train.find_cnn
+    if stage in ('features', 'hybrid'):
+        prepare = extraction.cache_features
+    streams = runs.streams(stage, flags['branches'])
+    cnns = {stream: prepare(flags, stream, rows, SIZE) for stream in streams}
+    runs.keep_cnns(train_dir, run, cnns)
     if stage == 'features':
         return train_dir
     widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
+    dumps = {s: cnn['weights'] for s, cnn in cnns.items() if cnn['weights']}
     with tf.Graph().as_default(), tf.Session() as session:
-        tf.set_random_seed(settings['seed'])
-        inputs, logits, _ = model.classifier(settings, len(CLASSES), SIZE, widths)
-        model.initialize(session, settings, cnns)
-        tested = [rows[example.clip] for example in split.test]
-        feed = {inputs[n]: x for n, x in feed_of(settings, cnns, tested).items()}
+        tf.set_random_seed(flags['seed'])
+        inputs, logits, _ = model.classifier(stage, runs.architecture(run), widths)
+        model.initialize(session, {} if stage == 'hybrid' else dumps)
+        feed = feed_of(flags, cnns, split.test, rows)
+        feed = {inputs[n]: x for n, x in feed.items() if n in inputs}
         spread(session, session.run(logits, feed))
         checkpoints.save(tf.train.Saver(), session, str(train_dir), STEP)
     return train_dir
 
 
-def feed_of(settings, cnns, rows):
-    """The test clips as a graph's inputs by name; a CNN gets one picture of each."""
-    feed = {'keep_prob': 1.0, 'dropout_seed': [0, 0]}
-    if settings['stage'] != 'hybrid':
-        feed.update(augmentation.whole_pictures(len(rows)))
-    if settings['stage'] in model.STREAMS:
-        stream, length = settings['stage'], settings['stack_length']
-        place = [settings['data_dir'], stream, rows, length]
-        return {**feed, 'images': batches.middle_pictures(*place)}
-    return {**feed, **features.sequences(settings, cnns, rows)}
+def feed_of(flags, cnns, examples, rows):
+    """Clips as a graph's inputs by name; a CNN gets the middle image of each."""
+    stage, data_dir, length = flags['stage'], flags['data_dir'], flags['stack_length']
+    span = None
+    if stage in model.STREAMS:
+        span = model.STREAMS[stage].span(length)
+        read_clip = feeds.image_reader(data_dir, model.STREAMS[stage], length)
+    elif stage == 'hybrid':
+        read_clip = features.reader(features.folders(data_dir, cnns))
+    else:
+        streams = {stream: model.STREAMS[stream] for stream in cnns}
+        read_clip = feeds.segment_reader(
+            data_dir, streams, flags['num_segments'], length
+        )
+    requests = feeds.whole_requests(examples, rows, len(examples), span)
+    return next(feeds.read(requests, read_clip, workers=1))
 
 
 def spread(session, logits):

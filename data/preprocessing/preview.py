@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from data import clips
+from data import sampling
 
 # Where the hues of the colour wheel of Baker et al. (ICCV 2007) stand on its circle of
 # 55, starting at motion to the right: red, yellow, green, cyan, blue, magenta, red.
@@ -62,7 +63,7 @@ def write_sheet(data_dir, row):
     Raises:
       ValueError: the clip cannot be read or the picture not written.
     """
-    steps = clips.evenly_spaced(row['frames'] - 1, ROWS)
+    steps = sampling.evenly_spaced(row['frames'] - 1, ROWS)
     frames = clips.read_frames(data_dir, row['clip'], steps)
     stored = clips.read_flow(data_dir, row['clip'], steps)
     flow = (stored.astype(np.float32) - clips.FLOW_ZERO) * (row['bound'] / 127)

@@ -1,0 +1,186 @@
+"""The probabilities that a run gives clips, for evaluation.
+
+    probabilities = scoring.score(run, checkpoint, data_dir, examples, rows, protocol)
+
+All samples of a clip together, one sample alone, and each branch of a hybrid.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+import tqdm
+
+import model
+from data import augmentation
+from data import features
+from data import feeds
+from results import inference
+from results import runs
+
+
+class Protocol(NamedTuple):
+    """What is measured, and how."""
+
+    subset: str = 'test'
+    test_segments: int = None  # samples of a clip; None for the default
+    test_crops: int = 1  # or 5 or 10
+    allow_overlap: bool = False
+    allow_missing: bool = False
+    compare: tuple = ()  # folders of runs to compare with
+
+
+def crop_inputs(count, crops):
+    """The crops of test time for `count` images: the whole; or corners and centre at
+    .875, without or with their mirror images. Yields feeds by name."""
+    if crops == 1:
+        yield augmentation.whole_images(count)
+        return
+    for mirrored in (False, True)[: crops // 5]:
+        for place in range(5):
+            yield {
+                'crop_scale': np.full(count, 0.875, np.float32),
+                'place': np.full(count, place, np.int32),
+                'mirrored': np.full(count, mirrored),
+            }
+
+
+def score_cnn(session, graph, batches, crops):
+    """Scores clips by one CNN.
+
+    Args:
+      session: of the graph.
+      graph: what model.classifier returned.
+      batches: iterator of uint8 [T, H, W, D], the samples of each clip.
+      crops: 1, 5 or 10.
+
+    Yields:
+      dict of float [C] per clip: 'video', the mean over samples and crops, and
+      'one_sample', the middle sample as a whole image.
+    """
+    inputs, logits, _ = graph
+    probabilities = model.probabilities(logits)
+
+    def run(images, crop):
+        feed = {'images': images, 'keep_prob': 1.0, 'dropout_seed': [0, 0], **crop}
+        return session.run(probabilities, {inputs[n]: x for n, x in feed.items()})
+
+    for images in batches:
+        middle = images[len(images) // 2][None]
+        crops_of_clip = crop_inputs(len(images), crops)
+        yield {
+            'video': np.mean([run(images, crop) for crop in crops_of_clip], (0, 1)),
+            'one_sample': run(middle, augmentation.whole_images(1))[0],
+        }
+
+
+def score_hybrid(session, graph, batches, crops, branches, head):
+    """Scores clips by the hybrid or joint graph.
+
+    Args:
+      session: of the graph.
+      graph: what model.classifier returned.
+      batches: iterator of batches of `feeds.read`.
+      crops: 1; or 5 or 10 for a graph from pixels.
+      branches, head: of the run.
+
+    Yields:
+      dict of float [C] per clip: 'video'; 'one_sample', of the middle sample alone;
+      each branch's own part of the logits by its name, as probabilities; and, where
+      one softmax has several branches, those without a branch as `without_<branch>`.
+    """
+    inputs, logits, end_points = graph
+    outputs = {'video': model.probabilities(logits)}
+    for branch in branches:
+        part = end_points[f'{branch}/logits']
+        outputs[branch] = model.probabilities(part)
+        if head == 'concat' and len(branches) > 1:
+            outputs[f'without_{branch}'] = model.probabilities(logits - part)
+
+    def run(batch, crop, wanted):
+        feed = {**batch, **crop, 'keep_prob': 1.0, 'dropout_seed': [0, 0]}
+        feed = {inputs[n]: value for n, value in feed.items() if n in inputs}
+        return session.run(wanted, feed)
+
+    for batch in batches:
+        lengths = batch['lengths']
+        count = np.arange(len(lengths))
+        found = [run(batch, crop, outputs) for crop in crop_inputs(len(count), crops)]
+        video = {name: np.mean([each[name] for each in found], 0) for name in outputs}
+        streams = [stream for stream in model.STREAMS if stream in batch]
+        middle = {s: batch[s][count, lengths // 2][:, None] for s in streams}
+        middle['lengths'] = np.ones_like(lengths)
+        whole = augmentation.whole_images(len(count))
+        one_sample = run(middle, whole, outputs['video'])
+        values = {'video': video.pop('video'), 'one_sample': one_sample, **video}
+        for place in count:
+            yield {name: value[place] for name, value in values.items()}
+
+
+def score(run, checkpoint, data_dir, examples, rows, protocol, batch_size, workers):
+    """Restores the run and scores clips.
+
+    Args:
+      run: the content of run.json.
+      checkpoint: of the run.
+      data_dir: the preprocessed clips.
+      examples: list of splits.Example.
+      rows: dict clip -> row of clips.csv.
+      protocol: Protocol, with its test_segments.
+      batch_size: clips at a time.
+      workers: threads that read clips.
+
+    Returns:
+      dict name -> float [N, C] probabilities, N the number of examples.
+
+    Raises:
+      ValueError: the checkpoint or a CNN's dump is not whole or not the run's.
+    """
+    flags, cnns = run['flags'], run['cnns']
+    alone = flags['stage'] in model.STREAMS
+    if flags['stage'] == 'hybrid':
+        read_clip = features.reader(features.folders(data_dir, cnns))
+    else:
+        streams = {stream: model.STREAMS[stream] for stream in cnns}
+        read_clip = feeds.segment_reader(
+            data_dir, streams, protocol.test_segments, flags['stack_length']
+        )
+    requests = feeds.whole_requests(examples, rows, 1 if alone else batch_size)
+    batches = feeds.read(requests, read_clip, workers)
+    widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(flags['seed'])
+        graph = model.classifier(flags['stage'], runs.architecture(run), widths)
+        inference.restore(session, checkpoint, run)
+        if alone:
+            images = (batch[flags['stage']][0] for batch in batches)
+            scored = score_cnn(session, graph, images, protocol.test_crops)
+        else:
+            scored = score_hybrid(
+                session,
+                graph,
+                batches,
+                protocol.test_crops,
+                [name for name in model.all_branches() if name in flags['branches']],
+                flags['head'],
+            )
+        found = list(
+            tqdm.tqdm(scored, 'scoring', len(examples), unit='clip', disable=None)
+        )
+    check_scores(found, examples)
+    return {name: np.stack([each[name] for each in found]) for name in found[0]}
+
+
+def check_scores(found, examples):
+    """Raises ValueError unless there is one finite score for each clip."""
+    if len(found) != len(examples):
+        raise ValueError(
+            f'{len(found)} clips were scored, the split has {len(examples)}: run '
+            'optical_flow.py --check on --data_dir'
+        )
+    for scores, example in zip(found, examples, strict=True):
+        if not all(np.isfinite(values).all() for values in scores.values()):
+            raise ValueError(
+                f'{example.clip}: the network gives no finite probability; the '
+                'checkpoint is damaged, or training had diverged'
+            )
