@@ -25,7 +25,7 @@ install: .venv/installed
 		"Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements.txt -r tests/requirements.txt
-	@$(PY) -c 'import cv2' || { echo 'OpenCV lacks system libraries; on Debian: \
+	@$(PY) -c 'import cv2' || { echo 'OpenCV needs system libraries; on Debian: \
 		apt-get install libgl1 libglib2.0-0' >&2; exit 1; }
 	@touch $@
 

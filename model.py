@@ -178,7 +178,7 @@ def lstm(inputs, lengths, units):
 
 
 def lstm_stack(features, lengths, units, keep_prob, dropout_seed):
-    """LSTM layers on one stream's features; the last valid step stands for the clip.
+    """LSTM layers on one stream's features; the last valid step represents the clip.
 
     Args:
       features: float32 [B, T, D].

@@ -19,7 +19,7 @@ import numpy as np
 
 from data import clips
 
-# Lengths and spans whose starts stand for the rule in the fingerprint of features.
+# Lengths and spans whose starts identify the rule in the fingerprint of features.
 RULE_FRAMES = (1, 2, 10, 11, 29, 64, 301)
 RULE_SPANS = (1, 2, 11)
 

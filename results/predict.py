@@ -37,7 +37,7 @@ USUAL_RATE = 25.0  # frames a second, where a video or camera does not say
 
 
 def find(given):
-    """What one --video stands for: list of (name of the output, path or camera).
+    """The videos that one --video names: list of (name of the output, path or camera).
 
     Raises:
       ValueError: there is nothing of that name, or no video in the folder.

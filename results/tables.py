@@ -73,7 +73,7 @@ def ending(result):
 
 
 def marks(result):
-    """What must stand beside every figure, such as ' (trained on)', or ''."""
+    """What must be said beside every figure, such as ' (trained on)', or ''."""
     found = []
     if result['partial_split']:
         missing = result['missing'][result['subset']]

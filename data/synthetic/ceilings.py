@@ -3,8 +3,8 @@
     python -m data.synthetic.ceilings --runs=runs/demo --data=data/demo/preprocessed
 
 Each figure is counted again from the run's predictions.csv. The ceilings follow from
-the demo's three binary factors: who cannot tell one of them is right half of the time.
-Ends with exit code 1 where the full model misses 95 %, or an ablation lies more than
+the demo's three binary factors: a model that cannot tell one of them is right half of
+the time. Ends with exit code 1 where the full model misses 95 %, or an ablation lies more than
 three standard errors off its ceiling: then a clue leaks, or something does not learn.
 """
 
@@ -63,7 +63,7 @@ def verdict(name, share, count):
 
 
 def main(values):
-    """Prints the table, writes results.json, names the pictures."""
+    """Prints the table, writes results.json, names the images."""
     counted = {
         name: accuracy(os.path.join(values.runs, name, 'predictions.csv'))
         for name in CEILINGS
@@ -78,12 +78,12 @@ def main(values):
     path = os.path.join(values.runs, 'results.json')
     with open(path, 'w', encoding='utf-8') as file:
         json.dump({name: share for name, (share, _) in counted.items()}, file, indent=1)
-    pictures = glob.glob(os.path.join(values.runs, '*', '*.png'))
-    pictures += glob.glob(os.path.join(values.data, '**', '*.png'), recursive=True)
-    pictures += glob.glob(os.path.join(values.runs, '*', 'report.html'))
-    print(f'\nfigures: {path}\npictures and reports:')
-    for picture in sorted(pictures):
-        print(f'  {picture}')
+    images = glob.glob(os.path.join(values.runs, '*', '*.png'))
+    images += glob.glob(os.path.join(values.data, '**', '*.png'), recursive=True)
+    images += glob.glob(os.path.join(values.runs, '*', 'report.html'))
+    print(f'\nfigures: {path}\nimages and reports:')
+    for image in sorted(images):
+        print(f'  {image}')
     if wrong:
         raise ValueError('; '.join(wrong))
 

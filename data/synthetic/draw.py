@@ -153,7 +153,7 @@ def make(out, groups, clips, seed):
 
 
 def main(values):
-    """Draws and says what stands where."""
+    """Draws the videos and says where they are."""
     count = make(values.out, values.groups, values.clips, values.seed)
     print(f'{count} videos of {len(CLASSES)} classes in {values.out}')
 
