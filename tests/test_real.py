@@ -137,7 +137,7 @@ def programs(monkeypatch):
         made.parent.mkdir(parents=True, exist_ok=True)
         made.write_text('{}')
         if words[0] == 'train.py':
-            made.write_text(json.dumps({real.RUN_FLAGS: {'rate': 1, 'seed': 2}}))
+            made.write_text(json.dumps({'flags': {'rate': 1, 'seed': 2}}))
         if words[0] == 'evaluate.py':
             text = 'clip,label,prediction\nA/x_1,A,A\nB/y_1,B,A\n'
             made.with_name('predictions.csv').write_text(text)

@@ -33,9 +33,6 @@ from tests.bench import real_tables
 
 BENCH = pathlib.Path(__file__).parent
 ROOT = BENCH.parent.parent
-# What the programs call what differs between versions of them.
-RUN_FLAGS = 'settings'  # the flags in run.json
-SEARCHED = []  # flags of evaluate.py for the checkpoint with searched weights
 
 
 def define_flags():
@@ -169,9 +166,9 @@ def train_and_evaluate(plan, fold, run, flow, seed):
         'evaluate.py',
         f'--train_dir={train_dir.absolute()}',
         *plan.words['evaluate'],
-        *(SEARCHED if run == 'searched' else []),
+        *(['--checkpoint=searched'] if run == 'searched' else []),
     )
-    used = json.loads((train_dir / 'run.json').read_text('utf-8'))[RUN_FLAGS]
+    used = json.loads((train_dir / 'run.json').read_text('utf-8'))['flags']
     text = (train_dir / 'predictions.csv').read_text(**clips.TEXT)
     keep(plan, (fold, run, flow, seed), text, minutes, used)
 

@@ -45,10 +45,10 @@ ONE_SEED = (FLOOR, 'motion-cnn', 'spatial-cnn')
 # flags of train.py that may differ between the runs of one row
 PLACES = {
     'data_dir', 'train_dir', 'split_dir', 'split', 'seed', 'spatial_weights',
-    'motion_weights', 'workers', 'shard', 'log_every', 'histograms',
+    'motion_weights', 'workers', 'read_ahead', 'shard', 'log_every', 'histograms',
 }  # fmt: skip
 # these may follow from the number of clips, which differs between folds
-BY_CLIPS = {'steps', 'max_steps', 'decay_steps', 'checkpoint_every'}
+BY_CLIPS = {'max_steps', 'decay_steps', 'checkpoint_every'}
 SHOWN = 4  # confusions and groups in the line of mistakes
 
 
