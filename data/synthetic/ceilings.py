@@ -4,8 +4,9 @@
 
 Each figure is counted again from the run's predictions.csv. The ceilings follow from
 the demo's three binary factors: a model that cannot tell one of them is right half of
-the time. Ends with exit code 1 where the full model misses 95 %, or an ablation lies more than
-three standard errors off its ceiling: then a clue leaks, or something does not learn.
+the time. Ends with exit code 1 where the full model misses 95 %, or an ablation is more
+than three standard errors off its ceiling: then a clue leaks, or something does not
+learn.
 """
 
 import csv
