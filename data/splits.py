@@ -2,22 +2,29 @@
 
     split = splits.load(clips, list_dir='ucfTrainTestlist', number=1)
 
-UCF101's lists (`classInd.txt`, `trainlistNN.txt`, `testlistNN.txt`) and HMDB51's
-(`<class>_test_splitN.txt`) are read as distributed. Without lists, UCF101 names are
-split by the official rule: test groups 1-7, 8-14 and 15-21 for splits 1, 2 and 3.
+    python -m data.splits --video_dir=VIDEOS --out=lists --group_regex='^([a-z]+)_'
+    python -m data.splits --check --video_dir=VIDEOS --split_dir=lists
 
-Labels count from 0 in the program and always come from the class list, never from a
-number in a train list. Clips of one group were cut from one recording, so a group on
-both sides would measure memory instead of recognition: it is refused.
+The first command writes lists for any folder of class folders, the second compares
+lists with videos. UCF101's lists (`classInd.txt`, `trainlistNN.txt`, `testlistNN.txt`)
+and HMDB51's (`<class>_test_splitN.txt`) are read as distributed. Without lists, UCF101
+names are split by the official rule: groups 1-7, 8-14 and 15-21 are tested.
+
+Labels count from 0 in the program and always come from the class list. Clips of one
+group were cut from one recording, so a group on both sides would measure memory instead
+of recognition: it is refused.
 """
 
 import collections
 import hashlib
 import pathlib
 import re
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
+
+from data import lists
 
 UCF101_GROUP = r'_g(\d+)_c\d+'
 UCF101_TEST_GROUPS = {1: range(1, 8), 2: range(8, 15), 3: range(15, 22)}
@@ -39,13 +46,24 @@ class Split(NamedTuple):
     test: list
     missing: dict
     hashes: dict
+    notes: tuple = ()
+
+
+class Listing(NamedTuple):
+    """What lists say: `sides` has the Examples of 'train' and of 'test', stored or not;
+    `paths` are the files read."""
+
+    class_names: list
+    sides: dict
+    paths: list
+    notes: list
 
 
 def group_of(clip, group_regex=UCF101_GROUP):
     """The group of 'Class/stem': first match group in the stem, else the stem."""
     stem = clip.rsplit('/', 1)[-1]
     match = re.search(group_regex, stem)
-    return match.group(1) if match else stem
+    return (match and match.group(1)) or stem
 
 
 def check_regex(group_regex):
@@ -60,101 +78,11 @@ def check_regex(group_regex):
         )
 
 
-def lines_of(path):
-    """The lines of a list file, without what editors put around them."""
-    # names need not be UTF-8, and Windows writes a mark at the beginning
-    text = pathlib.Path(path).read_text('utf-8-sig', 'surrogateescape')
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def read_class_names(path):
-    """Reads classInd.txt, lines `number name` from 1; returns names by label from 0.
-
-    Raises:
-      ValueError: a line is not such a pair, or the numbers are not 1..C.
-    """
-    pairs = []
-    for line in lines_of(path):
-        number, _, name = line.partition(' ')
-        if not number.isdigit() or not name:
-            raise ValueError(f'{path}: expected "number name", found "{line}"')
-        pairs.append((int(number), name.strip()))
-    numbers = sorted(number for number, _ in pairs)
-    if not pairs or numbers != list(range(1, len(pairs) + 1)):
-        raise ValueError(f'{path}: class numbers must be 1..C, each once')
-    if len({name for _, name in pairs}) < len(pairs):
-        raise ValueError(f'{path}: a class is named twice')
-    return [name for _, name in sorted(pairs)]
-
-
-def read_list(path, class_names):
-    """Reads a train or test list, lines `Class/name.avi[ label]`.
-
-    Returns:
-      List of (clip, label), label from the class folder's place in `class_names`.
-
-    Raises:
-      ValueError: a class is unknown, or a label in the list disagrees with it.
-    """
-    labels = {name: label for label, name in enumerate(class_names)}
-    listed = []
-    for line in lines_of(path):
-        # names may hold spaces, a label is digits after the last one
-        name, _, number = line.rpartition(' ')
-        if not number.isdigit() or not name:
-            name, number = line, ''
-        class_name, _, file_name = name.rpartition('/')
-        if class_name not in labels:
-            raise ValueError(
-                f'{path}: class "{class_name}" of "{line}" is not in classInd.txt'
-            )
-        label = labels[class_name]
-        if number and int(number) != label + 1:
-            raise ValueError(
-                f'{path}: "{line}" has label {number}, classInd.txt says {label + 1}'
-            )
-        listed.append((f'{class_name}/{pathlib.PurePosixPath(file_name).stem}', label))
-    return listed
-
-
-def read_ucf101_lists(list_dir, number):
-    """UCF101's three files; returns (class_names, train, test, files read)."""
-    folder = pathlib.Path(list_dir)
-    paths = [
-        folder / name
-        for name in (
-            'classInd.txt',
-            f'trainlist{number:02d}.txt',
-            f'testlist{number:02d}.txt',
-        )
-    ]
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f'{path} not found: check --split_dir and --split')
-    class_names = read_class_names(paths[0])
-    train, test = (read_list(path, class_names) for path in paths[1:])
-    return class_names, train, test, paths
-
-
-def read_hmdb51_lists(list_dir, number):
-    """HMDB51's file per class, lines `name.avi FLAG`: 1 train, 2 test, 0 neither."""
-    ending = f'_test_split{number}.txt'
-    paths = sorted(pathlib.Path(list_dir).glob(f'*{ending}'))
-    class_names = [path.name[: -len(ending)] for path in paths]
-    sides = {'1': [], '2': []}
-    for label, (path, class_name) in enumerate(zip(paths, class_names, strict=True)):
-        for line in lines_of(path):
-            name, _, flag = line.rpartition(' ')
-            if flag in sides:
-                stem = pathlib.PurePosixPath(name).stem
-                sides[flag].append((f'{class_name}/{stem}', label))
-            elif flag != '0':
-                raise ValueError(f'{path}: expected "name.avi 0, 1 or 2", not "{line}"')
-    return class_names, sides['1'], sides['2'], paths
-
-
 def ucf101_rule(clips, number):
     """The official split of UCF101 names without list files.
+
+    Returns:
+      (class_names, {'train': [(clip, label)], 'test': ...}).
 
     Raises:
       ValueError: the split has no rule, or a name carries no group.
@@ -162,28 +90,141 @@ def ucf101_rule(clips, number):
     if number not in UCF101_TEST_GROUPS:
         raise ValueError(f'--split={number}: UCF101 has splits 1, 2 and 3')
     class_names = sorted({clip.split('/')[0] for clip in clips})
-    sides = {False: [], True: []}
+    labels = {name: label for label, name in enumerate(class_names)}
+    listed = {side: [] for side in lists.SIDES}
     for clip in sorted(clips):
         match = re.search(UCF101_GROUP, clip)
         if not match:
             raise ValueError(
-                f'{clip}: no group gNN in the name to split by; give --split_dir with '
-                'classInd.txt, trainlist01.txt, testlist01.txt (README.md shows them)'
+                f'{clip}: no group gNN in the name to split by; write lists with '
+                'python -m data.splits --video_dir=VIDEOS --out=LISTS and give '
+                '--split_dir=LISTS'
             )
         tested = int(match.group(1)) in UCF101_TEST_GROUPS[number]
-        sides[tested].append((clip, class_names.index(clip.split('/')[0])))
-    return class_names, sides[False], sides[True], []
+        listed['test' if tested else 'train'].append((clip, labels[clip.split('/')[0]]))
+    return class_names, listed
+
+
+def stored_names(listed, stored):
+    """Finds listed clips among the stored ones, in another case too.
+
+    UCF101's HandstandPushups/v_HandStandPushups_* are spelt otherwise in some copies,
+    and a Mac stores accents in another form.
+
+    Args:
+      listed: names 'Class/stem'.
+      stored: set of such names.
+
+    Returns:
+      dict from each listed clip that is stored to the stored name.
+    """
+
+    def folded(clip):
+        return unicodedata.normalize('NFC', clip).casefold()
+
+    others = collections.defaultdict(list)
+    for clip in stored.difference(listed):
+        others[folded(clip)].append(clip)
+    names = {clip: clip for clip in listed if clip in stored}
+    for clip in listed:
+        alike = others.get(folded(clip), ())
+        if clip not in names and len(alike) == 1:
+            names[clip] = alike[0]
+    return names
+
+
+def group_finder(list_dir, class_names, group_regex):
+    """A function from a clip to its group, and the groups.txt it reads or None.
+
+    Raises:
+      ValueError: groups.txt is malformed or contradicts --group_regex.
+    """
+    path = pathlib.Path(list_dir, lists.GROUPS)
+    if not (list_dir and path.is_file()):
+        return lambda clip: group_of(clip, group_regex), None
+    if group_regex != UCF101_GROUP:
+        raise ValueError(
+            f'--group_regex={group_regex}: {path} already gives the groups; leave the '
+            'flag out or delete the file'
+        )
+    groups = lists.read_groups(path, class_names)
+
+    def group(clip):
+        if clip not in groups:
+            raise ValueError(
+                f'{path} has no line for {clip}: add it or delete the file'
+            )
+        return groups[clip]
+
+    return group, path
+
+
+def read(clips, list_dir, number, group_regex, failed=()):
+    """Reads the lists of a split, or applies UCF101's rule; returns a Listing.
+
+    Args:
+      clips: set of the clips that are stored.
+      list_dir, number, group_regex, failed: as of `load`.
+
+    Raises:
+      ValueError: lists are unreadable.
+    """
+    check_regex(group_regex)
+    if list_dir:
+        class_names, listed, paths, notes = lists.read_split(list_dir, number)
+    else:
+        class_names, listed = ucf101_rule(clips.union(failed), number)
+        paths, notes = [], []
+    group, groups_path = group_finder(list_dir, class_names, group_regex)
+    paths = [*paths, groups_path] if groups_path else paths
+    names = stored_names(
+        [clip for pairs in listed.values() for clip, _ in pairs], clips
+    )
+    bridged = [clip for clip, name in names.items() if clip != name]
+    if bridged:
+        notes.append(
+            f'{len(bridged):,} listed names differ from the stored ones in case alone, '
+            f'such as {bridged[0]} from {names[bridged[0]]}'
+        )
+    sides = {
+        side: [
+            Example(names.get(clip, clip), label, group(clip)) for clip, label in pairs
+        ]
+        for side, pairs in listed.items()
+    }
+    return Listing(class_names, sides, paths, notes)
+
+
+def check_once(examples, side):
+    """Raises ValueError when a list names a clip more than once."""
+    counts = collections.Counter(example.clip for example in examples)
+    twice = [clip for clip, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f'{len(twice):,} clips are in the {side} list more than once, such as '
+            f'{twice[0]}: fix the list'
+        )
 
 
 def check_disjoint(train, test):
-    """Raises ValueError when a (class, group) stands on both sides."""
+    """Raises ValueError when a (class, group) is on both sides."""
     both = {(e.label, e.group) for e in train} & {(e.label, e.group) for e in test}
     if both:
         label, group = min(both)
         clip = next(e.clip for e in test if (e.label, e.group) == (label, group))
         raise ValueError(
-            f'{len(both)} groups are in the train and in the test list, such as '
-            f'group "{group}" of {clip}: mend the lists or --group_regex'
+            f'{len(both):,} groups are in the train and in the test list, such as '
+            f'group "{group}" of {clip}: fix the lists or --group_regex'
+        )
+
+
+def check_classes(train, class_names):
+    """Raises ValueError when there is one class to train on, which is always right."""
+    labels = {example.label for example in train}
+    if len(labels) == 1:
+        raise ValueError(
+            f'{class_names[labels.pop()]} is the only class with clips to train on: a '
+            'classifier needs two classes, each in a folder of its own'
         )
 
 
@@ -235,6 +276,8 @@ def print_sides(split, held_out):
         f'{len(split.class_names)} classes, {len(split.train):,} train clips, '
         f'{len(split.test):,} test clips'
     )
+    for note in split.notes:
+        print(note)
     alone = sum(e.group == e.clip.split('/')[1] for e in split.train + split.test)
     if alone:
         print(f'{alone:,} clips have no group in their names: each is its own group')
@@ -248,57 +291,59 @@ def print_sides(split, held_out):
     if any(split.missing.values()):
         print(
             f'partial split: {split.missing["train"]:,} train and '
-            f'{split.missing["test"]:,} test clips of the lists are not stored'
+            f'{split.missing["test"]:,} test clips are not stored'
         )
 
 
-def load(clips, list_dir='', number=1, group_regex=UCF101_GROUP, allow_missing=False):
+def load(
+    clips,
+    list_dir='',
+    number=1,
+    group_regex=UCF101_GROUP,
+    allow_missing=False,
+    failed=(),
+):
     """Splits the stored clips.
 
     Args:
       clips: names 'Class/stem' of the clips that are stored.
       list_dir: folder of UCF101's or HMDB51's list files; '' for UCF101's group rule.
+        Its groups.txt, where there is one, takes the place of `group_regex`.
       number: which of the splits, from 1.
       group_regex: finds a clip's group in its file name, first match group.
-      allow_missing: goes on when listed clips are not stored.
+      allow_missing: accepts that listed clips are not stored.
+      failed: names of the clips whose preprocessing failed. Without lists they belong
+        to the split as well; otherwise failures would quietly shrink the test side.
 
     Returns:
       A Split. `hashes` has the sha256 of every list read; `missing` the counts
-      {'train': n, 'test': n}.
+      {'train': n, 'test': n}; `notes` are lines for the user.
 
     Raises:
       ValueError: lists unreadable, a side empty, clips missing or listed twice, groups
-        on both sides, or a group_regex without a group.
+        on both sides, one class only, or a group_regex without a group.
     """
-    check_regex(group_regex)
     clips = set(clips)
-    if not list_dir:
-        class_names, train, test, paths = ucf101_rule(clips, number)
-    elif any(pathlib.Path(list_dir).glob(f'*_test_split{number}.txt')):
-        class_names, train, test, paths = read_hmdb51_lists(list_dir, number)
-    else:
-        class_names, train, test, paths = read_ucf101_lists(list_dir, number)
-
-    sides, missing = {}, {}
-    for side, listed in (('train', train), ('test', test)):
-        twice = [c for c, count in collections.Counter(listed).items() if count > 1]
-        if twice:
-            raise ValueError(
-                f'{len(twice)} clips stand more than once in the {side} list of '
-                f'{list_dir}, such as {twice[0][0]}: mend the list'
-            )
-        sides[side] = [
-            Example(clip, label, group_of(clip, group_regex))
-            for clip, label in listed
-            if clip in clips
-        ]
-        missing[side] = len(listed) - len(sides[side])
+    failed = set(failed) - clips
+    listing = read(clips, list_dir, number, group_regex, failed)
     where = list_dir or 'the data folder'
+    for side, examples in listing.sides.items():
+        check_once(examples, side)
+    check_disjoint(*listing.sides.values())
+    sides = {
+        side: [example for example in examples if example.clip in clips]
+        for side, examples in listing.sides.items()
+    }
+    total = {side: len(examples) for side, examples in listing.sides.items()}
+    missing = {side: total[side] - len(sides[side]) for side in sides}
     if any(missing.values()) and not allow_missing:
+        every = [e.clip for examples in listing.sides.values() for e in examples]
+        broken = len(failed.intersection(every))
+        reason = f' ({broken:,} failed in preprocessing)' if broken else ''
         raise ValueError(
-            f'{missing["train"]:,} of {len(train):,} train and {missing["test"]:,} of '
-            f'{len(test):,} test clips listed in {where} are not stored: preprocess '
-            'them, or go on with a partial split by --allow_missing'
+            f'{missing["train"]:,} of {total["train"]:,} train and {missing["test"]:,} '
+            f'of {total["test"]:,} test clips of {where} are not stored{reason}: '
+            'preprocess them, or accept a partial split with --allow_missing'
         )
     for side, examples in sides.items():
         if not examples:
@@ -306,6 +351,18 @@ def load(clips, list_dir='', number=1, group_regex=UCF101_GROUP, allow_missing=F
                 f'split {number} of {where} has no stored {side} clip: '
                 'check --data_dir, --split_dir and --split'
             )
-    check_disjoint(sides['train'], sides['test'])
-    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
-    return Split(class_names, sides['train'], sides['test'], missing, hashes)
+    check_classes(sides['train'], listing.class_names)
+    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in listing.paths}
+    return Split(
+        listing.class_names,
+        **sides,
+        missing=missing,
+        hashes=hashes,
+        notes=tuple(listing.notes),
+    )
+
+
+if __name__ == '__main__':
+    from data import split_commands  # which imports this file by its name
+
+    split_commands.run()
