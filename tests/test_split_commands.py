@@ -1,5 +1,6 @@
 """`python -m data.splits`: from folders as people have them to lists, and its check."""
 
+import pathlib
 import re
 
 import listed
@@ -11,8 +12,8 @@ from data import split_commands
 from data import splits
 from data.preprocessing import videos
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 # how the names of well-known data sets are made: paths, flags, group of a clip
-HMDB51_GROUP = r'^(.+)_[fhlu]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+$'
 UCF11 = {'basketball': 'v_shooting', 'g_swing': 'v_golf', 'walk_dog': 'v_walk_dog'}
 FOLDERS = {
     'UCF11': (
@@ -39,7 +40,7 @@ FOLDERS = {
             for part, view in (('f', 'fr'), ('u', 'ba'))
             for clip in range(2)
         ],
-        [f'--group_regex={HMDB51_GROUP}'],
+        [r'--group_regex=^(.+)_[fhlu]_[cn]m_np\d_'],
         lambda clip: re.split('_[fu]_nm', clip.split('/')[1])[0],
     ),
     'Weizmann': (
@@ -138,6 +139,13 @@ def test_real_folders_become_lists(
     assert 'nothing is wrong' in command(
         '--check', f'--video_dir={folder}', f'--split_dir={out}'
     )
+
+
+def test_the_readme_has_these_flags():
+    rows = (ROOT / 'data/README.md').read_text('utf-8').splitlines()
+    for name, (_, (flag,), _) in FOLDERS.items():
+        row = next(row for row in rows if row.startswith(f'| {name} |'))
+        assert flag in row.replace("'", '')
 
 
 def test_the_program(tmp_path, run_script):
