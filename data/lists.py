@@ -89,8 +89,7 @@ def read_class_names(path):
 
 def line_patterns(class_names):
     """The regular expressions of a line: with a video's ending, and without one."""
-    names = sorted(class_names, key=len, reverse=True)  # the longest that fits
-    words = '|'.join([NUMBER, *map(re.escape, names)])
+    words = '|'.join([NUMBER, *map(re.escape, class_names)])
     label = rf'(?:{SEPARATOR}(?:{NUMBER}{SEPARATOR})?(?P<label>{words}))?[\s,;]*'
     return (
         # atomic: the first video on a line is the path, a second is no part of it

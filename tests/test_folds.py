@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import re
 
 import cv2
 import numpy as np
@@ -50,6 +51,23 @@ def test_classes_of_other_sizes_are_shared_out_up_to_one_group(number):
     )
 
 
+def test_a_small_class_counts_as_much_as_a_large_one():
+    sizes, labels, groups = [51, 38, 31, 16, 19, 3, 5, 1, 11], [], []
+    for group, size in enumerate(sizes):
+        rare = group in (0, 3, 6)
+        labels += [0] * size + [1] * rare
+        groups += [str(group)] * (size + rare)
+    for seed in range(4):
+        fold = folds.stratified(labels, groups, 3, seed)
+        assert np.allclose(shares(labels, fold, 3)[:, 1], 1 / 3)
+
+
+def test_the_largest_group_comes_first():
+    groups = ['large'] * 9 + [f'small {n}' for n in range(9)]
+    for seed in range(8):
+        assert sum(folds.stratified([0] * 18, groups, 2, seed)) == 9
+
+
 def test_no_fold_stays_empty_and_the_seed_decides():
     labels, groups = [0, 0, 0, 0, 0, 1, 2], list('aaabbcd')
     for seed in range(20):
@@ -93,14 +111,13 @@ def test_length_is_read_from_the_header(tmp_path):
 
 
 def contents(paths, tested):
-    """The files of one split of Class/stem.avi paths whose first clip of each class,
-    `tested`, is tested; every clip is its own group."""
+    """The files of one split that tests `tested`; groups are stems up to a space."""
     found = {os.path.splitext(path)[0]: path for path in paths}
     sides = {
         'train': [clip for clip in found if clip not in tested],
         'test': [clip for clip in found if clip in tested],
     }
-    groups = {clip: clip.split('/')[1] for clip in found}
+    groups = {clip: re.split('[ \r\n]', clip.split('/')[1])[0] for clip in found}
     names = sorted({clip.split('/')[0] for clip in found})
     return folds.contents(names, found, [sides], groups)
 
@@ -111,7 +128,7 @@ def test_files_are_in_the_format_of_ucf101():
         'classInd.txt': b'1 A\n2 B\n',
         'trainlist01.txt': b'A/y z.mp4 1\nB/v.avi 2\n',
         'testlist01.txt': b'B/x.avi\nA/w.avi\n',
-        'groups.txt': b'A/w.avi\tw\nA/y z.mp4\ty z\nB/v.avi\tv\nB/x.avi\tx\n',
+        'groups.txt': b'A/w.avi\tw\nA/y z.mp4\ty\nB/v.avi\tv\nB/x.avi\tx\n',
     }
 
 
@@ -142,7 +159,7 @@ def test_what_is_written_is_read_back(tmp_path, stem):
     assert {e.clip for e in split.train} == {f'{c}/{stem}' for c in split.class_names}
     for example in split.train + split.test:
         assert example.clip.split('/')[0] == split.class_names[example.label]
-        assert example.group == example.clip.split('/')[1]
+        assert example.group == example.clip.split('/')[1].split(' ')[0]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ def test_folders_of_frames_have_no_ending(read):
 def test_a_folder_above_the_classes_is_told(read):
     _, notes = read([f'UCF/videos/{path}' for path in PATHS])
     assert notes == ['trainlist01.txt: paths are read from below "UCF/videos/"']
-    # unless it is not above all of them
+    # a class that all lines share is no such folder
+    assert read(['Hammering/Two Words/x.avi'])[0] == [('Hammering/x', 1)]
+    # nor is one that is not above all of them
     refused(read, ['UCF/' + PATHS[0], PATHS[1]], 'line 1', 'class "UCF"')
 
 
@@ -154,6 +156,8 @@ def test_malformed_line_is_named_by_its_number(read, line):
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be', 'utf-32'])
 def test_utf16_is_named(read, encoding):
+    if encoding == 'utf-16':  # hardly a NUL byte, but a mark
+        refused(read, ['视频' * 20], 'is UTF-16', encoding=encoding)
     refused(read, PATHS, 'is UTF-16', 'save it as UTF-8', encoding=encoding)
 
 
@@ -277,7 +281,7 @@ def test_hmdb51_lists(tmp_path):
 
 
 @pytest.mark.parametrize('line', ['c.avi 3', 'c.avi', 'run/c.avi 1', '../c.avi 1'])
-def test_hmdb51_line_that_is_none_is_refused(tmp_path, line):
+def test_malformed_hmdb51_line_is_refused(tmp_path, line):
     write_hmdb51(tmp_path, wave=f'a.avi 1\nb.avi 2\n{line}\n')
     with pytest.raises(ValueError, match='wave_test_split1.txt, line 3: '):
         lists.read_split(tmp_path, 1)

@@ -161,6 +161,8 @@ def test_failed_clips_are_missing_without_lists_as_with_them(capsys):
 def test_failed_clips_of_lists_are_said_to_have_failed(lists):
     failed = ['Hammering/v_Hammering_g09_c01', 'Other/x']
     some = [clip for clip in STORED if clip not in failed]
+    # of which those that were made again are not
+    failed.append(STORED[0])
     refused(
         lists, '1 of 3 train', '(1 failed in preprocessing)', stored=some, failed=failed
     )
