@@ -215,14 +215,17 @@ def read_subset(run, train_dir, data_dir, split_dir, protocol):
     Raises:
       ValueError: lists, classes or preprocessing are not the run's.
     """
-    flags, index = run['flags'], clips.read_index(data_dir)
+    flags, index = run['flags'], clips.read_index(data_dir, ok_only=False)
     split = splits.load(
-        index,
+        [clip for clip, row in index.items() if row['status'] == 'ok'],
         flags['split_dir'] if split_dir is None else split_dir,
         flags['split'],
         flags['group_regex'],
         flags['allow_missing'] or protocol.allow_missing,
+        failed=[clip for clip, row in index.items() if row['status'] != 'ok'],
     )
+    for note in split.notes:
+        print(note)
     examples = split.test if protocol.subset == 'test' else split.train
     rows = {example.clip: index[example.clip] for example in examples}
     now = {

@@ -323,17 +323,16 @@ class Data(NamedTuple):
 
 def read_data(flags):
     """Reads clips.csv and the lists, and says what is trained on."""
-    index = clips.read_index(flags['data_dir'])
+    index = clips.read_index(flags['data_dir'], ok_only=False)
     split = splits.load(
-        index,
+        [clip for clip, row in index.items() if row['status'] == 'ok'],
         flags['split_dir'],
         flags['split'],
         flags['group_regex'],
         flags['allow_missing'],
+        failed=[clip for clip, row in index.items() if row['status'] != 'ok'],
     )
-    train_examples, held_out = splits.hold_out(
-        split.train, flags['validation_groups'], flags['seed']
-    )
+    train_examples, held_out = splits.hold_out(split.train, flags['validation_groups'])
     splits.print_sides(split, held_out)
     rows = {e.clip: index[e.clip] for e in split.train + split.test}
     preprocessing = clips.preprocessing_of(rows.values())

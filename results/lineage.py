@@ -135,7 +135,7 @@ def check_unseen(named, earlier, split, held_out):
     group, of the test subset or of the held-out clips."""
     for examples, fix in (
         (split.test, '--split_dir and --split'),
-        (held_out, '--validation_groups and --seed'),
+        (held_out, '--validation_groups'),
     ):
         seen = splits.first_seen(examples, split.class_names, earlier)
         if seen:
