@@ -176,7 +176,7 @@ def read(requests, read_clip, workers, ahead=2):
         return read_clip(*item)
 
     for found in batches.read_ahead(clips_of(requests), read_item, workers, ahead):
-        batch = feeds.pop(0)
+        batch = dict(feeds.pop(0))  # the request may be read again
         for name in found[0]:
             values = [clip[name] for clip in found]
             if name == 'images':
