@@ -24,18 +24,18 @@ from data import clips as stored_clips
 STAMPED = 1 << 14
 
 
-def directory(data_dir, stream, settings):
+def directory(data_dir, stream, depends_on):
     """The folder of one stream's features.
 
     Args:
       data_dir: the preprocessed data set.
       stream: name of the stream.
-      settings: JSON-able dict of all that the features depend on but the clip.
+      depends_on: JSON-able dict of all that the features depend on but the clip.
 
     Returns:
       pathlib.Path.
     """
-    text = json.dumps(settings, sort_keys=True)
+    text = json.dumps(depends_on, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     return pathlib.Path(data_dir, 'features', f'{stream}-{fingerprint}')
 

@@ -12,6 +12,8 @@ the middle one.
 
 import collections
 import functools
+import hashlib
+import json
 from typing import Callable
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from data import clips
 
-# Lengths and spans whose starts identify the rule in the fingerprint of features.
+# Lengths and spans whose starts identify the rule.
 RULE_FRAMES = (1, 2, 10, 11, 29, 64, 301)
 RULE_SPANS = (1, 2, 11)
 
@@ -106,14 +108,14 @@ def sliding_windows(items, length, stride):
 
 
 def rule(num_segments):
-    """What the sampling rule gives for a few lengths; part of the fingerprint of cached
-    features, so that a change of the rule is noticed.
+    """Identifies the sampling rule: a hash of the starts it gives for a few lengths.
 
-    Returns:
-      JSON-able list.
+    It is kept with cached features and with runs, so that a change of the rule is
+    noticed.
     """
-    return [
+    starts = [
         segment_starts(frames, span, num_segments).tolist()
         for frames in RULE_FRAMES
         for span in RULE_SPANS
     ]
+    return hashlib.sha256(json.dumps(starts).encode()).hexdigest()[:16]

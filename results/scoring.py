@@ -15,6 +15,7 @@ import model
 from data import augmentation
 from data import features
 from data import feeds
+from data import sampling
 from results import inference
 from results import runs
 
@@ -66,7 +67,7 @@ def score_cnn(session, graph, batches, crops):
         return session.run(probabilities, {inputs[n]: x for n, x in feed.items()})
 
     for images in batches:
-        middle = images[len(images) // 2][None]
+        middle = images[[sampling.middle_start(len(images), 1)]]
         crops_of_clip = crop_inputs(len(images), crops)
         yield {
             'video': np.mean([run(images, crop) for crop in crops_of_clip], (0, 1)),
@@ -108,7 +109,8 @@ def score_hybrid(session, graph, batches, crops, branches, head):
         found = [run(batch, crop, outputs) for crop in crop_inputs(len(count), crops)]
         video = {name: np.mean([each[name] for each in found], 0) for name in outputs}
         streams = [stream for stream in model.STREAMS if stream in batch]
-        middle = {s: batch[s][count, lengths // 2][:, None] for s in streams}
+        steps = [sampling.middle_start(length, 1) for length in lengths]
+        middle = {s: batch[s][count, steps][:, None] for s in streams}
         middle['lengths'] = np.ones_like(lengths)
         whole = augmentation.whole_images(len(count))
         one_sample = run(middle, whole, outputs['video'])
