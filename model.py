@@ -46,7 +46,8 @@ class Stream(NamedTuple):
     channels: Callable  # L -> channels of an input
     span: Callable  # L -> frames that an input covers
     read: Callable  # sampling.Clip, starts int [n], L -> uint8 [n, H, W, channels]
-    flow: bool = False  # channels x1, y1, .. xL, yL: a mirror image negates x
+    flow: bool = False  # reads flow, channels x1, y1, .. xL, yL
+    from_colour: bool = False  # --cross_modality: may start from a dump for colour
     options: tuple = ()  # those of CNN_OPTIONS that `cnn` takes
 
 
@@ -80,6 +81,7 @@ STREAMS = {
         span=lambda stack_length: stack_length + 1,
         read=lambda clip, starts, stack_length: clip.read_stacks(starts, stack_length),
         flow=True,
+        from_colour=True,
         options=CNN_OPTIONS,
     ),
 }
@@ -350,10 +352,11 @@ def one_softmax(parts, num_classes):
 
 
 def combined_softmaxes(parts, num_classes):
-    """log of sum_k a_k softmax(logits_k), a = softmax of a learned vector.
+    """log of sum_k a_k softmax(logits_k), a = exp(scores) / sum exp(scores).
 
-    The form of figure 1: every branch has its own softmax, the scores are combined
-    linearly. The weights a start equal and are learned by backpropagation.
+    The form of figure 1: every branch has its own softmax, and these are combined
+    linearly. The weights a start equal, and their scores are learned by
+    backpropagation.
     """
     part_logits = {}
     for name, part in parts.items():
@@ -362,7 +365,7 @@ def combined_softmaxes(parts, num_classes):
         part_logits[name] = own_logits
     with tf.variable_scope('combination'):
         scores = layers.variable('scores', [len(parts)], 0)
-    log_a = tf.nn.log_softmax(scores)  # [K]
+    log_a = scores - tf.reduce_logsumexp(scores)  # [K]
     log_p = tf.stack([log_probabilities(x) for x in part_logits.values()], axis=1)
     return tf.reduce_logsumexp(log_p + log_a[None, :, None], axis=1), part_logits
 
@@ -529,7 +532,8 @@ def classifier(stage, architecture, widths=None):
 def load_cnn(session, stream, directory, cross_modality=False):
     """Loads a stream's dump; returns the full names of the variables loaded."""
     network, scope = STREAMS[stream].network, STREAMS[stream].scope
-    changes = {'cross_modality': True} if cross_modality and network is cnnm else {}
+    from_colour = cross_modality and STREAMS[stream].from_colour
+    changes = {'cross_modality': True} if from_colour else {}
     report = network.load_weights(session, directory, scope, **changes)
     return {f'{scope}/{name}' for name in report.loaded}
 

@@ -115,7 +115,7 @@ def model_flags():
         )
     # early filters serve both, and there is far less flow to learn them from
     flags.DEFINE_bool(
-        'cross_modality', False, 'Start the motion CNN from a dump for colour frames.'
+        'cross_modality', False, 'Start CNNs on motion from dumps for colour frames.'
     )
     flags.DEFINE_bool(
         'norm2', True, 'Second normalization of CNN-M; two-stream 2014 has none.'
@@ -257,9 +257,10 @@ def check_flags(flags):
         if not flags[name]:
             raise ValueError(f'--{name} is needed')
     branches = flags['branches']
-    if not branches or set(branches) - set(model.all_branches()):
+    unknown = set(branches) - set(model.all_branches())
+    if not branches or unknown or len(set(branches)) < len(branches):
         raise ValueError(
-            f'--branches={",".join(branches)}: choose from '
+            f'--branches={",".join(branches)}: choose some, each once, from '
             f'{",".join(model.all_branches())}'
         )
     cnn_layers = ['fc', *model.STREAMS[stage].layers] if stage in model.STREAMS else []
@@ -268,17 +269,21 @@ def check_flags(flags):
             f'--train_layers={flags["train_layers"]}: stage {stage} trains '
             f'{", ".join(["all", *cnn_layers])}'
         )
+    from_colour = [s for s, stream in model.STREAMS.items() if stream.from_colour]
     for name, value, stages in (
         ('hybrid_weights', None, ['joint']),
         ('shard', '0/1', ['features']),
         ('search_combination', False, ['hybrid', 'joint']),
         ('combination', [], ['hybrid', 'joint']),
-        ('cross_modality', False, ['motion', 'features', 'hybrid', 'joint']),
+        ('cross_modality', False, [*from_colour, 'features', 'hybrid', 'joint']),
     ):
         if flags[name] != value and stage not in stages:
             raise ValueError(f'--{name} is for --stage={" or ".join(stages)} alone')
-    if flags['cross_modality'] and flags['motion_weights'] == 'random':
-        raise ValueError('--cross_modality needs --motion_weights of a dump for colour')
+    used = runs.streams(stage, branches)
+    given = [flags[f'{stream}_weights'] for stream in from_colour if stream in used]
+    if flags['cross_modality'] and set(given) <= {'random'}:
+        needed = ' or '.join(f'--{stream}_weights' for stream in from_colour)
+        raise ValueError(f'--cross_modality needs {needed} of a dump for colour')
     if not flags['lstm_units'] or min(flags['lstm_units']) < 1:
         raise ValueError('--lstm_units: give at least one number, none below 1')
     if min(flags['decay_steps'], default=0) < 0:
@@ -486,7 +491,8 @@ def start(session, flags, cnns, graph, examples, first_batch):
     elif stage == 'joint':
         model.set_scales(session, first_scales(session, graph, first_batch()))
     if flags['combination']:
-        set_combination(session, flags['combination'])
+        given = dict(zip(flags['branches'], flags['combination'], strict=True))
+        set_combination(session, given)
     random = [v.op.name for v in graph.variables if v.op.name not in loaded]
     scopes = ', '.join(sorted({name.split('/')[0] for name in random}))
     print(f'{len(random)} variables start at random: {scopes or "none"}')
@@ -529,8 +535,9 @@ def first_scales(session, graph, batch):
     return scales
 
 
-def set_combination(session, weights):
-    """Sets the weights of late fusion, at least 0, in any unit."""
+def set_combination(session, by_branch):
+    """Sets the weights of late fusion, dict branch -> at least 0, in any unit."""
+    weights = [by_branch[name] for name in model.all_branches() if name in by_branch]
     weights = np.maximum(np.float32(weights) / np.sum(weights), 1e-6)
     model.set_variable(session, model.COMBINATION, np.log(weights))
 
@@ -585,7 +592,7 @@ def train(session, flags, graph, savers, steps, batches, validation):
             saving = due or bool(STOP)
             check_finite(session, graph, done, values, saving)
             if step == steps.start:
-                summaries.samples(log.writer, batch, step)
+                summaries.samples(log.writer, batch, flags['stage'], step)
             if done % flags['log_every'] == 0:
                 clips_done = flags['log_every'] * flags['batch_size']
                 log.step({'step': done, **values, 'learning_rate': rate}, clips_done)
@@ -664,7 +671,7 @@ def search_combination(session, graph, validation):
     outputs = list(graph.branches.values())
     probabilities = run_all(session, graph, validation.batches(), outputs)
     weights = measures.searched_combination(probabilities, validation.labels)
-    set_combination(session, weights)
+    set_combination(session, dict(zip(graph.branches, weights, strict=True)))
     found = dict(zip(graph.branches, weights.round(3).tolist(), strict=True))
     print(f'weights of the branches, searched on held-out groups: {found}')
 

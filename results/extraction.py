@@ -53,7 +53,7 @@ def cache_features(flags, stream, rows, size):
             'sampling': sampling.rule(num_segments),
             **options,
         }
-        if of_stream.flow:
+        if of_stream.from_colour:
             depends_on['cross_modality'] = flags['cross_modality']
         folder = features.directory(data_dir, stream, depends_on)
         read = feeds.segment_reader(

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import colors
 from matplotlib import pyplot
 
+import model
 from data import sampling
 from data.preprocessing import preview
 
@@ -121,6 +122,12 @@ def draw_overlay(frame, name, probability, field, bound):
         frame[height - inset_height :, width - inset_width :] = inset
 
 
+def as_image(values, flow):
+    """One input of a CNN, uint8 [H, W, channels], as an image [H, W, 3]: the first
+    field of flow in the usual colours, the first three channels of anything else."""
+    return preview.flow_to_color(values[..., :2]) if flow else values[..., :3]
+
+
 def heat(image, place_map, largest):
     """An image [H, W, 3] under its class activation map float [h, w]."""
     size = image.shape[1::-1]
@@ -132,11 +139,11 @@ def heat(image, place_map, largest):
 
 
 def draw_explanation(path, pixels, maps, title):
-    """Draws frames and flow beside where the networks found the class in them.
+    """Draws inputs of the CNNs beside where the CNNs found the class in them.
 
     Args:
       path: .png to write.
-      pixels: dict stream -> uint8 [T, H, W, 3 or 2L].
+      pixels: dict stream -> uint8 [T, H, W, channels].
       maps: dict stream -> float [T, h, w] class activation maps.
       title: the class.
     """
@@ -144,12 +151,8 @@ def draw_explanation(path, pixels, maps, title):
     chosen = sampling.evenly_spaced(steps, min(SHOWN, steps))
     rows = []
     for stream, images in pixels.items():
-        shown = [
-            images[step]
-            if images.shape[-1] == 3
-            else preview.flow_to_color(images[step][..., :2])
-            for step in chosen
-        ]
+        flow = model.STREAMS[stream].flow
+        shown = [as_image(images[step], flow) for step in chosen]
         largest = maps[stream].max()
         heats = [
             heat(image, maps[stream][step], largest)

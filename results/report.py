@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from data import clips
+from data import sampling
 from data.preprocessing import preview
 from results import measures
 from results import runs
@@ -38,9 +39,6 @@ td.text:not(:first-child) { white-space: normal; overflow-wrap: anywhere }
 MEANINGS = {
     'video': 'the whole clip: the figure to quote',
     'one_sample': 'the middle sample alone',
-    'spatial_lstm': 'only the part of the scores that this branch adds',
-    'motion_lstm': 'only the part of the scores that this branch adds',
-    'fusion': 'only the part of the scores that this branch adds',
 }
 
 
@@ -94,7 +92,7 @@ def confused_examples(data_dir, rows, examples, predictions, result):
             if (example.label, predictions[place]) == (label, wrong)
         )
         clip = examples[place].clip
-        middle = (rows[clip]['frames'] - 1) // 2
+        middle = sampling.middle_start(rows[clip]['frames'], 2)  # with its field
         frame = clips.read_frames(data_dir, clip, [middle])[0]
         field = clips.read_flow(data_dir, clip, [middle])[0]
         colors = preview.flow_to_color(field, bound=rows[clip]['bound'])
@@ -136,7 +134,11 @@ def figures_table(result):
             percent(figures[kind])
             for kind in ('top5', 'mean_class_accuracy', 'mean_average_precision')
         ]
-        meaning = MEANINGS.get(name, 'the scores without what this branch adds')
+        meaning = MEANINGS.get(
+            name, 'only the part of the scores that this branch adds'
+        )
+        if name.startswith('without_'):
+            meaning = 'the scores without what this branch adds'
         rows.append([name, percent(figures['top1']), *intervals, *others, meaning])
     header = ['', 'top-1', '95 % over clips', '95 % over groups', 'top-5']
     return table([*header, 'mean class', 'mAP', ''], rows)

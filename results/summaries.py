@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
 
-from data.preprocessing import preview
+import model
 from results import figures
 from results import measures
 from results import runs
@@ -106,22 +106,23 @@ def scalars(writer, values, step):
     writer.add_summary(tf.Summary(value=values), step)
 
 
-def samples(writer, batch, step):
-    """The first frames and flow fields of a batch, as they were stored.
+def samples(writer, batch, stage, step):
+    """The first inputs of a batch, as they were stored.
 
     Args:
       writer: tf.summary.FileWriter.
-      batch: dict of the graph's inputs; arrays uint8 [..., H, W, 3 or 2L] are shown,
-        flow in the usual colours, one field of each stack.
+      batch: dict of the graph's inputs; arrays uint8 [..., H, W, channels] are shown,
+        one step of each clip.
+      stage: what is trained; `images` are inputs of the stream of that name.
       step: int.
     """
     for name, values in batch.items():
         if getattr(values, 'dtype', None) != np.uint8:
             continue
+        stream = stage if name == 'images' else name
         for place, shown in enumerate(values[:SHOWN]):
             shown = shown if shown.ndim == 3 else shown[len(shown) // 2]
-            if shown.shape[-1] != 3:
-                shown = preview.flow_to_color(shown[..., :2])
+            shown = figures.as_image(shown, model.STREAMS[stream].flow)
             _, png = cv2.imencode('.png', shown)
             image(writer, f'{name}/{place}', png.tobytes(), step)
 
