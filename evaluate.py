@@ -194,6 +194,7 @@ def find_run(train_dir, checkpoint='last', moved=None):
             f'--checkpoint={checkpoint}: no checkpoint in {folder}; '
             f'{made_by[checkpoint]}'
         )
+    runs.check_streams(f'--train_dir={train_dir}', run)
     return run, path, step
 
 
@@ -265,6 +266,7 @@ def evaluate(
       ValueError: the run, its data or what it is compared with is not as it was.
     """
     run, checkpoint, step = find_run(train_dir, checkpoint, moved)
+    runs.check_sampling(train_dir, run)
     flags, protocol = run['flags'], protocol or scoring.Protocol()
     data_dir = data_dir or flags['data_dir']
     check_sampling(flags['stage'], flags['num_segments'], protocol)
@@ -393,6 +395,7 @@ def main(values):
         print(f'{values.export}: differs from the run by at most {difference:.1g}')
     if not values.video:
         return 0
+    runs.check_sampling(train_dir, run)
     options = predict.Options(
         values.window_seconds,
         values.window_stride,

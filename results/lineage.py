@@ -50,10 +50,10 @@ def find_weights(given, stream, train_dir):
     )
 
 
-def owner(weights):
+def owner(weights, flag):
     """run.json of the --train_dir that holds a dump; None for any other dump."""
     train_dir = pathlib.Path(weights).absolute().parent.parent
-    return runs.read(train_dir) if (train_dir / 'run.json').is_file() else None
+    return runs.read(train_dir, flag) if (train_dir / 'run.json').is_file() else None
 
 
 def check(flags, split, held_out, preprocessing):
@@ -73,7 +73,7 @@ def check(flags, split, held_out, preprocessing):
     for stream in runs.streams(flags['stage'], flags['branches']):
         flag, given = f'{stream}_weights', flags[f'{stream}_weights']
         cnns[stream] = find_weights(given, stream, flags['train_dir'])
-        earlier = owner(cnns[stream]) if given != 'random' else None
+        earlier = owner(cnns[stream], flag) if given != 'random' else None
         if earlier is None:
             continue
         now = {name: flags[name] for name in model.STREAMS[stream].options}
@@ -110,6 +110,7 @@ def check_hybrid(start, now, cnns, split, held_out):
             'hybrid'
         )
     check_equal(named, {**earlier, **earlier['flags']}, now)
+    runs.check_streams(named, earlier)
     check_unseen(named, earlier, split, held_out)
     for stream, weights in cnns.items():
         its = earlier['cnns'][stream]

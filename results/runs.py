@@ -16,6 +16,7 @@ absolute otherwise.
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import pathlib
@@ -30,6 +31,7 @@ import scipy
 import tensorflow.compat.v1 as tf
 
 import model
+from data import sampling
 from weights import checkpoints
 
 # Flags that may change between the parts of one run; any other makes another run.
@@ -46,6 +48,8 @@ FREE_FLAGS = (
 )
 # What evaluation and a resumed run must find as it was.
 FIXED = ('class_names', 'list_hashes', 'preprocessing', 'train_clips')
+# What a file system that has no locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def write_json(path, value):
@@ -68,20 +72,19 @@ def lock(train_dir):
       ValueError: another process trains there.
     """
     os.makedirs(train_dir, exist_ok=True)
-    held = filelock.FileLock(os.path.join(train_dir, 'lock'))
-    try:
-        held.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise ValueError(
-            f'--train_dir={train_dir}: another process trains there; let it end, or '
-            'give another folder'
-        ) from error
-    except NotImplementedError:
-        pass  # a file system without locks, where nobody can be kept out
-    try:
+    with open(os.path.join(train_dir, 'lock'), 'a') as file:
+        try:
+            free = filelock.lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            free = True  # nobody can be kept out
+        if not free:
+            raise ValueError(
+                f'--train_dir={train_dir}: another process trains there; let it end, '
+                'or give another folder'
+            )
         yield
-    finally:
-        held.release()
 
 
 def read(train_dir, flag='train_dir'):
@@ -103,11 +106,17 @@ def read(train_dir, flag='train_dir'):
                 f'--{flag}={train_dir} is a run of an earlier version, whose flags and '
                 'sampling were others: train it again in another --train_dir'
             )
-        run['flags']['stage'], run['cnns'], [run[name] for name in FIXED]
+        run['flags']['stage'], [run[name] for name in (*FIXED, 'sampling')]
         for cnn in run['cnns'].values():
             if cnn['weights']:  # an absolute path stays as it is
                 cnn['weights'] = os.path.join(train_dir, cnn['weights'])
-    except (json.JSONDecodeError, UnicodeError, KeyError, TypeError) as error:
+    except (
+        json.JSONDecodeError,
+        UnicodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ValueError(
             f'{path} is damaged ({error!r}): put it back, or give another --train_dir'
         ) from error
@@ -136,6 +145,7 @@ def describe(flags, split, examples, preprocessing):
         'list_hashes': split.hashes,
         'missing': split.missing,
         'preprocessing': preprocessing,
+        'sampling': sampling.rule(flags['num_segments']),
         'train_clips': [example.clip for example in examples],
         'train_groups': sorted(
             {f'{split.class_names[e.label]}/{e.group}' for e in examples}
@@ -208,7 +218,8 @@ def start(train_dir, run):
                 'to continue, or another --train_dir'
             )
     check_same(train_dir, before, run)
-    return before
+    check_sampling(train_dir, before)
+    return {**before, 'sampling': run['sampling']}
 
 
 def keep_cnns(train_dir, run, cnns):
@@ -252,6 +263,33 @@ def check_same(train_dir, before, now):
                 f'--train_dir={train_dir}: the {name.replace("_", " ")} are not those '
                 'the run was trained with; check --data_dir and --split_dir'
             )
+
+
+def check_sampling(train_dir, run):
+    """Raises ValueError where a hybrid was trained with another sampling rule.
+
+    One CNN alone is trained on random inputs, so it may be measured with any rule.
+    """
+    flags = run['flags']
+    now = sampling.rule(flags['num_segments'])
+    if flags['stage'] in ('hybrid', 'joint') and run['sampling'] != now:
+        raise ValueError(
+            f'--train_dir={train_dir} was trained with another sampling rule: put the '
+            'rule of data/sampling.py back, or train again in another --train_dir'
+        )
+
+
+def check_streams(named, run):
+    """Raises ValueError where model.STREAMS gives the run that a flag names another
+    set of streams than it was trained with."""
+    flags = run['flags']
+    now = streams(flags['stage'], flags['branches'])
+    if set(run['cnns']) != set(now):
+        raise ValueError(
+            f'{named} was trained on the streams {", ".join(run["cnns"])}, and '
+            f'model.STREAMS makes it {", ".join(now)}: put the table back, or train '
+            'again'
+        )
 
 
 def streams(stage, branches):
