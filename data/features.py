@@ -8,6 +8,7 @@ of a clip that was written again, and files that were cut, do not end in the cli
 stamp and are computed again.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -143,12 +144,13 @@ def fill(folder, data_dir, clips, read, extract, workers):
         except (ValueError, OSError) as error:
             failed[clip] = error
 
-    found = batches.read_ahead([[c] for c in todo], attempt, workers, ahead=workers)
+    reading = batches.read_ahead([[c] for c in todo], attempt, workers, ahead=workers)
     progress = tqdm.tqdm(todo, f'{folder.name} features', unit='clip', disable=None)
-    for clip, (stamped_images,) in zip(progress, found, strict=True):
-        if stamped_images:
-            stamped, images = stamped_images
-            write(folder / f'{clip}.npy', clip, extract(images), stamped)
+    with contextlib.closing(reading):  # an error must not leave its threads behind
+        for clip, (stamped_images,) in zip(progress, reading, strict=True):
+            if stamped_images:
+                stamped, images = stamped_images
+                write(folder / f'{clip}.npy', clip, extract(images), stamped)
     for clip, error in sorted(failed.items()):
         print(f'{clip}  {error}')
     if failed:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from data import batches
-from data import clips
 
 
 def test_every_example_once_an_epoch_across_batches():
@@ -47,54 +46,6 @@ def test_balanced_batches_draw_classes_evenly():
     )
 
 
-def test_random_starts_reach_every_place_and_no_other():
-    starts = np.array(
-        [batches.random_starts([14, 10, 3], 10, 0, step) for step in range(200)]
-    )
-    assert set(starts[:, 0]) == {0, 1, 2, 3, 4}
-    assert set(starts[:, 1]) == set(starts[:, 2]) == {0}
-    np.testing.assert_array_equal(
-        starts[17], batches.random_starts([14, 10, 3], 10, 0, 17)
-    )
-
-
-def test_random_pictures_are_what_is_stored(monkeypatch):
-    """Frames are drawn from all T, stacks from all T - 1 fields."""
-    asked = {'frames': set(), 'stacks': set()}
-
-    def frames(data_dir, clip, steps):
-        asked['frames'] |= set(steps)
-        return np.zeros([1, 4, 4, 3], np.uint8)
-
-    def stacks(data_dir, clip, starts, length):
-        assert length == 10
-        asked['stacks'] |= set(starts)
-        return np.zeros([1, 4, 4, 20], np.uint8)
-
-    monkeypatch.setattr(clips, 'read_frames', frames)
-    monkeypatch.setattr(clips, 'read_stacks', stacks)
-    rows = [{'clip': 'A/x', 'frames': 14}] * 3
-    for step in range(100):
-        frame = batches.random_pictures('D', 'spatial', rows, 10, 0, step)
-        stack = batches.random_pictures('D', 'motion', rows, 10, 0, step)
-        assert frame.shape == (3, 4, 4, 3) and stack.shape == (3, 4, 4, 20)
-    assert asked['frames'] == set(range(14))
-    assert asked['stacks'] == {0, 1, 2, 3}  # 13 fields hold four stacks of ten
-
-
-def test_sampled_steps_are_as_many_in_both_streams(monkeypatch):
-    monkeypatch.setattr(clips, 'read_frames', lambda data_dir, clip, steps: steps)
-    monkeypatch.setattr(clips, 'read_stacks', lambda data_dir, clip, s, length: s)
-    for frames in (2, 11, 24, 25, 26, 300):
-        row = {'clip': 'A/x', 'frames': frames}
-        seen = batches.sampled_clip('D', 'spatial', row, 25, 10)
-        moved = batches.sampled_clip('D', 'motion', row, 25, 10)
-        assert len(seen) == len(moved) == min(frames, 25)
-        assert seen[0] == moved[0] == 0
-        assert seen[-1] == frames - 1
-        assert moved[-1] == max(0, frames - 1 - 10)
-
-
 def test_pad_keeps_values_and_type():
     sequences = [np.full([t, 2], t, np.float16) for t in (3, 1, 4)]
     padded, lengths = batches.pad(sequences)
@@ -105,45 +56,78 @@ def test_pad_keeps_values_and_type():
         assert not row[len(sequence) :].any()
 
 
-@pytest.mark.parametrize('workers', [1, 2, 3])
-def test_read_ahead_keeps_order(workers):
+@pytest.mark.parametrize('workers, ahead', [(1, 2), (3, 2), (3, 0)])
+def test_read_ahead_keeps_order(workers, ahead):
     def read(item):
         time.sleep(0.01 * (item % 3 == 0))  # later ones are ready first
         return item * 10
 
-    assert list(batches.read_ahead(read, range(17), workers)) == list(range(0, 170, 10))
-    assert list(batches.read_ahead(read, [], workers)) == []
+    asked = [[0, 1, 2], [3], [4, 5, 6, 7], [8, 9]]
+    found = list(batches.read_ahead(asked, read, workers, ahead))
+    assert found == [[10 * item for item in batch] for batch in asked]
+    assert list(batches.read_ahead([], read, workers, ahead)) == []
 
 
-def test_read_ahead_is_bounded():
-    lock, begun = threading.Lock(), []
+@pytest.mark.parametrize('ahead', [0, 1, 3])
+def test_read_ahead_is_bounded(ahead):
+    lock, begun, size = threading.Lock(), [], 3
 
     def read(item):
         with lock:
             begun.append(item)
         return item
 
-    ahead = batches.read_ahead(read, range(100), workers=2)
-    for taken in range(1, 30):
-        next(ahead)
+    asked = (range(size * n, size * (n + 1)) for n in range(100))
+    reading = batches.read_ahead(asked, read, 2, ahead)
+    for taken in range(1, 20):
+        next(reading)
+        limit = size * (taken + ahead)
+        deadline = time.monotonic() + 5
+        while len(begun) < limit and time.monotonic() < deadline:
+            time.sleep(0.001)  # it does read as far as it may
         time.sleep(0.002)
         with lock:
-            assert len(begun) <= taken + 4
-    with lock:
-        assert len(begun) > 30  # it did read ahead
-    ahead.close()
+            assert len(begun) == limit
+    reading.close()
     time.sleep(0.02)
-    assert len(begun) <= 34
+    assert len(begun) == limit
 
 
-def test_read_ahead_passes_an_error_on_at_its_place():
+def test_the_clips_of_a_batch_are_read_at_the_same_time():
+    together = threading.Barrier(4, timeout=10)  # broken unless all four wait at once
+
+    def read(item):
+        together.wait()
+        return item
+
+    assert list(batches.read_ahead([range(4)], read, 4)) == [[0, 1, 2, 3]]
+
+
+def test_the_first_batch_does_not_wait_for_later_ones():
+    released = threading.Event()
+
+    def read(item):
+        assert item < 2 or released.wait(10)
+        return item
+
+    reading = batches.read_ahead([[0, 1], [2, 3], [4, 5]], read, workers=2)
+    try:
+        assert next(reading) == [0, 1]
+        assert not released.is_set()
+    finally:
+        released.set()
+    assert list(reading) == [[2, 3], [4, 5]]
+
+
+def test_read_ahead_raises_an_error_at_its_batch():
     def read(item):
         if item == 5:
             raise ValueError('clip 5 is broken')
         return item
 
     got = []
+    asked = [[0, 1], [2, 3], [4, 5], [6, 7]]
     with pytest.raises(ValueError, match='clip 5 is broken'):
-        for item in batches.read_ahead(read, range(10), workers=2):
-            got.append(item)
-    assert got == [0, 1, 2, 3, 4]
+        for batch in batches.read_ahead(asked, read, workers=2, ahead=3):
+            got.append(batch)
+    assert got == [[0, 1], [2, 3]]

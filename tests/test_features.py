@@ -1,39 +1,47 @@
 """The feature cache: nothing stale, nothing half-written, nothing not finite."""
 
 import os
+import pathlib
 
 import numpy as np
 import pytest
 
+from data import clips
 from data import features
+from data import feeds
 
 ROWS = {'A/x': 3, 'A/y y': 1, 'B/z.w': 4}  # clip -> frames
 
 
 @pytest.fixture
 def stored(tmp_path):
-    """(data_dir, source): three stored clips whose bytes say what is in them."""
+    """data_dir of three stored clips whose bytes say what is in them."""
     for value, clip in enumerate(ROWS):
-        path = tmp_path / 'resized' / f'{clip}.avi'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes([value + 1]))
-    return tmp_path, lambda clip: tmp_path / 'resized' / f'{clip}.avi'
+        for path in (clips.frames_path, clips.flow_path):
+            path = pathlib.Path(path(tmp_path, clip))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes([value + 1]))
+    return tmp_path
 
 
-def fill(stored, read=None, extract=None, names=None):
+def frames_of(data_dir, clip):
+    return pathlib.Path(clips.frames_path(data_dir, clip))
+
+
+def fill(data_dir, read=None, extract=None, names=None):
     """Fills the cache with each clip's one byte, T times; how many were computed."""
-    data_dir, source = stored
 
     def read_byte(clip):
-        return np.full([ROWS[clip], 2], source(clip).read_bytes()[0], np.uint8)
+        byte = frames_of(data_dir, clip).read_bytes()[0]
+        return np.full([ROWS[clip], 2], byte, np.uint8)
 
     folder = features.directory(data_dir, 'spatial', {'weights': 'w'})
     count = features.fill(
         folder,
+        data_dir,
         names or list(ROWS),
-        source,
         read or read_byte,
-        extract or (lambda pictures: pictures.astype(np.float32) / 4),
+        extract or (lambda images: images.astype(np.float32) / 4),
         workers=2,
     )
     return folder, count
@@ -53,29 +61,43 @@ def test_features_are_stored_once_and_mapped(stored):
     assert fill(stored, read=never)[1] == 0
 
 
-def test_only_the_clip_that_was_written_again_is_computed_again(stored):
+@pytest.mark.parametrize('path_of', [clips.frames_path, clips.flow_path])
+def test_only_the_clip_that_was_written_again_is_computed_again(stored, path_of):
     folder, _ = fill(stored)
-    path = stored[1]('A/x')
-    path.write_bytes(bytes([200]))
-    assert fill(stored)[1] == 1
+    path = pathlib.Path(path_of(stored, 'A/x'))
+
+    def both(clip):
+        bytes_of = [p(stored, clip) for p in (clips.frames_path, clips.flow_path)]
+        total = sum(pathlib.Path(p).read_bytes()[0] for p in bytes_of)
+        return np.full([ROWS[clip], 2], total, np.uint8)
+
+    path.write_bytes(bytes([199]))
+    assert fill(stored, read=both)[1] == 1
     np.testing.assert_array_equal(features.read(folder, 'A/x'), np.full([3, 2], 50))
     # another file of the same size and time is another file too
     stat = os.stat(path)
-    path.write_bytes(bytes([100]))
+    path.write_bytes(bytes([99]))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert fill(stored)[1] == 1
+    assert fill(stored, read=both)[1] == 1
     np.testing.assert_array_equal(features.read(folder, 'A/x'), np.full([3, 2], 25))
     # a data set that was copied somewhere else, with new times, is the same one
     os.utime(path, ns=(10**18, 10**18))
     assert fill(stored)[1] == 0
 
 
-def test_stamp_tells_size_and_end_of_a_file(tmp_path):
-    path, stamps = tmp_path / 'x.avi', set()
-    for content in (b'', b'a', b'a' * 99999, b'a' * 99998 + b'b', b'a' * 100000):
-        path.write_bytes(content)
-        stamps.add(features.stamp(path))
-    assert len(stamps) == 5 and {len(stamp) for stamp in stamps} == {16}
+def test_stamp_tells_size_and_end_of_both_files(tmp_path):
+    paths = [pathlib.Path(clips.frames_path(tmp_path, 'A/x'))]
+    paths.append(pathlib.Path(clips.flow_path(tmp_path, 'A/x')))
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b'whole')
+    stamps = {features.stamp(tmp_path, 'A/x')}
+    for path in paths:
+        for content in (b'', b'a', b'a' * 99999, b'a' * 99998 + b'b', b'a' * 100000):
+            path.write_bytes(content)
+            stamps.add(features.stamp(tmp_path, 'A/x'))
+        path.write_bytes(b'whole')
+    assert len(stamps) == 11 and {len(stamp) for stamp in stamps} == {16}
 
 
 @pytest.mark.parametrize('left', [0, 10, -16, -1])
@@ -97,11 +119,11 @@ def test_other_users_may_read_what_was_cached(stored):
 
 
 def test_clip_written_again_while_it_is_read_counts_as_changed(stored):
-    source = stored[1]
+    path = frames_of(stored, 'A/x')
 
     def overtaken(clip):
-        old = source(clip).read_bytes()[0]
-        source(clip).write_bytes(bytes([200]))
+        old = path.read_bytes()[0]
+        path.write_bytes(bytes([200]))
         return np.full([ROWS[clip], 2], old, np.uint8)
 
     folder, _ = fill(stored, read=overtaken, names=['A/x'])
@@ -127,23 +149,32 @@ def test_a_failure_keeps_what_is_done_and_leaves_no_part(stored, monkeypatch):
 def test_a_clip_that_cannot_be_read_is_listed_and_the_others_are_done(stored, capsys):
     def broken(clip):
         if clip == 'A/x':
-            raise ValueError('the file ends at 2 of 3 pictures')
+            raise ValueError('the file ends at 2 of 3 frames')
         return np.zeros([ROWS[clip], 2], np.uint8)
 
     with pytest.raises(ValueError, match='1 of 3 clips cannot be read'):
         fill(stored, read=broken)
-    assert 'A/x  the file ends at 2 of 3 pictures' in capsys.readouterr().out
+    assert 'A/x  the file ends at 2 of 3 frames' in capsys.readouterr().out
     assert fill(stored)[1] == 1
 
 
-def test_interrupted_fill_goes_on(stored):
+def test_a_clip_whose_file_is_gone_is_listed_and_the_others_are_done(stored, capsys):
+    frames_of(stored, 'A/x').unlink()
+    with pytest.raises(ValueError, match='1 of 3 clips cannot be read'):
+        fill(stored)
+    assert 'A/x  ' in capsys.readouterr().out
+    folder = features.directory(stored, 'spatial', {'weights': 'w'})
+    assert features.missing(folder, stored, list(ROWS)) == ['A/x']
+
+
+def test_interrupted_fill_continues(stored):
     extracted = []
 
-    def interrupted(pictures):
-        extracted.append(pictures)
+    def interrupted(images):
+        extracted.append(images)
         if len(extracted) == 3:
             raise KeyboardInterrupt
-        return pictures.astype(np.float32)
+        return images.astype(np.float32)
 
     with pytest.raises(KeyboardInterrupt):
         fill(stored, extract=interrupted)
@@ -152,20 +183,20 @@ def test_interrupted_fill_goes_on(stored):
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 70000.0])
 def test_features_that_are_not_finite_are_refused(stored, value):
-    def broken(pictures):
-        out = pictures.astype(np.float32)
+    def broken(images):
+        out = images.astype(np.float32)
         out[-1, -1] = value
         return out
 
     with pytest.raises(ValueError, match='not finite') as error:
         fill(stored, extract=broken)
-    assert 'resized' in str(error.value) and '\n' not in str(error.value)
-    folder = features.directory(stored[0], 'spatial', {'weights': 'w'})
+    assert str(error.value).startswith('A/x: ') and '\n' not in str(error.value)
+    folder = features.directory(stored, 'spatial', {'weights': 'w'})
     assert not list(folder.rglob('*.npy')) and not list(folder.rglob('*.tmp'))
 
 
 def test_folder_follows_from_all_that_features_depend_on(tmp_path):
-    base = {'weights': 'abc', 'layer': 'fc6', 'num_steps': 25, 'stack_length': 10}
+    base = {'weights': 'abc', 'layer': 'fc6', 'num_segments': 25, 'span': 11}
     folder = features.directory(tmp_path, 'motion', base)
     turned = dict(reversed(base.items()))
     assert features.directory(tmp_path, 'motion', turned) == folder
@@ -173,8 +204,8 @@ def test_folder_follows_from_all_that_features_depend_on(tmp_path):
     for name, value in (
         ('weights', 'abd'),
         ('layer', 'fc7'),
-        ('num_steps', 24),
-        ('stack_length', 9),
+        ('num_segments', 24),
+        ('span', 10),
     ):
         other = features.directory(tmp_path, 'motion', {**base, name: value})
         assert other != folder, name
@@ -191,12 +222,27 @@ def test_standard_deviation_is_numpys_over_everything(tmp_path):
     np.testing.assert_allclose(found, wide.std(), rtol=1e-6)
 
 
-def test_sequences_are_padded_in_the_order_of_the_rows(stored):
+def test_scales_are_of_each_stream_and_a_dead_cnn_is_refused(tmp_path):
+    folders = {'spatial': tmp_path / 's', 'motion': tmp_path / 'm'}
+    for folder, step in ((folders['spatial'], 1), (folders['motion'], 4)):
+        for name in 'ab':
+            values = step * np.arange(6, dtype=np.float16).reshape(3, 2)
+            (folder / 'A').mkdir(parents=True, exist_ok=True)
+            np.save(folder / f'A/{name}.npy', values)
+    found = features.scales(folders, ['A/a', 'A/b'])
+    assert found == pytest.approx({'spatial': np.std(range(6)), 'motion': 6.8313005})
+    np.save(folders['motion'] / 'A/b.npy', np.zeros([3, 2], np.float16))
+    with pytest.raises(ValueError, match='all motion features are equal'):
+        features.scales(folders, ['A/b'])
+
+
+def test_cached_features_are_read_in_the_order_of_the_rows(stored):
     folder, _ = fill(stored)
-    settings = {'stage': 'hybrid', 'data_dir': str(stored[0])}
-    rows = [{'clip': clip} for clip in ('B/z.w', 'A/y y')]
-    cnns = {'spatial': {'features': folder.name}}
-    batch = features.sequences(settings, cnns, rows)
+    folders = features.folders(stored, {'spatial': {'features': folder.name}})
+    assert folders == {'spatial': folder}
+    rows = [({'clip': clip}, None) for clip in ('B/z.w', 'A/y y')]
+    reader = features.reader(folders)
+    (batch,) = feeds.read([feeds.Request(rows, {})], reader, workers=2)
     assert batch['lengths'].tolist() == [4, 1]
     assert batch['spatial'].shape == (2, 4, 2)
     np.testing.assert_array_equal(batch['spatial'][0], np.full([4, 2], 0.75))

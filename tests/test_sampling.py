@@ -1,0 +1,154 @@
+"""Which frames and stacks represent a clip: by hand, and no place left out."""
+
+import weakref
+
+import numpy as np
+import pytest
+
+from data import clips
+from data import sampling
+
+
+def test_starts_that_fit_into_a_clip():
+    assert sampling.num_starts(14, 1) == 14
+    assert sampling.num_starts(14, 11) == 4  # 13 fields hold four stacks of ten
+    assert sampling.num_starts(11, 11) == 1
+    assert sampling.num_starts(3, 11) == 1  # the last field repeats
+
+
+def test_evenly_spaced_has_both_ends():
+    np.testing.assert_array_equal(sampling.evenly_spaced(100, 5), [0, 25, 50, 74, 99])
+    np.testing.assert_array_equal(sampling.evenly_spaced(2, 4), [0, 0, 1, 1])
+    assert sampling.evenly_spaced(9, 3).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    'num_frames, span, num_segments, expected',
+    [
+        (30, 1, 4, [0, 10, 19, 29]),
+        (30, 11, 3, [0, 10, 19]),  # the last stack is fields 19 .. 28 of 29
+        (30, 3, 3, [0, 14, 27]),
+        (11, 11, 3, [0, 0, 0]),
+        (4, 11, 3, [0, 0, 0]),
+        (2, 1, 25, [0, 1]),  # one for each frame of a short clip
+        (2, 11, 25, [0, 0]),
+        (9, 1, 1, [0]),
+    ],
+)
+def test_segments_stay_within_the_clip(num_frames, span, num_segments, expected):
+    found = sampling.segment_starts(num_frames, span, num_segments)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.int64
+
+
+@pytest.mark.parametrize('num_frames', [2, 11, 24, 25, 26, 300])
+def test_segments_are_as_many_in_every_stream(num_frames):
+    frames = sampling.segment_starts(num_frames, 1, 25)
+    stacks = sampling.segment_starts(num_frames, 11, 25)
+    assert len(frames) == len(stacks) == min(num_frames, 25)
+    assert frames[0] == stacks[0] == 0
+    assert frames[-1] == num_frames - 1
+    assert stacks[-1] == max(0, num_frames - 1 - 10)
+
+
+def test_random_starts_reach_every_place_and_no_other():
+    def starts(seed, step):
+        return sampling.random_starts([14, 11, 3, 5], 10, seed, step)
+
+    found = np.array([starts(0, step) for step in range(200)])
+    assert set(found[:, 0]) == {0, 1, 2, 3, 4} and set(found[:, 1]) == {0, 1}
+    assert set(found[:, 2]) == set(found[:, 3]) == {0}
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found[17], starts(0, 17))
+    assert any((found[step] != starts(1, step)).any() for step in range(5))
+    frames = [sampling.random_starts([14], 1, 0, step).item() for step in range(200)]
+    assert set(frames) == set(range(14))
+
+
+@pytest.mark.parametrize(
+    'num_frames, span, expected',
+    [(14, 1, 7), (15, 1, 7), (14, 11, 2), (11, 11, 0), (1, 1, 0), (3, 11, 0)],
+)
+def test_middle_start(num_frames, span, expected):
+    assert sampling.middle_start(num_frames, span) == expected
+
+
+@pytest.mark.parametrize(
+    'count, length, stride, expected',
+    [
+        (0, 3, 3, []),
+        (2, 3, 3, [(0, [0, 1])]),  # shorter than a window
+        (3, 3, 3, [(0, [0, 1, 2])]),
+        (6, 3, 3, [(0, [0, 1, 2]), (3, [3, 4, 5])]),
+        # the last `length` items where a window would be short
+        (7, 3, 3, [(0, [0, 1, 2]), (3, [3, 4, 5]), (4, [4, 5, 6])]),
+        (7, 4, 3, [(0, [0, 1, 2, 3]), (3, [3, 4, 5, 6])]),
+        (8, 4, 3, [(0, [0, 1, 2, 3]), (3, [3, 4, 5, 6]), (4, [4, 5, 6, 7])]),
+        (5, 2, 1, [(0, [0, 1]), (1, [1, 2]), (2, [2, 3]), (3, [3, 4])]),
+    ],
+)
+def test_sliding_windows_by_hand(count, length, stride, expected):
+    assert list(sampling.sliding_windows(range(count), length, stride)) == expected
+
+
+@pytest.mark.parametrize('length, stride', [(4, 4), (5, 2), (3, 1)])
+def test_sliding_windows_cover_every_item(length, stride):
+    for count in range(1, 30):
+        covered = set()
+        for first, window in sampling.sliding_windows(
+            iter(range(count)), length, stride
+        ):
+            assert window == list(range(first, first + min(length, count)))
+            covered |= set(window)
+        assert covered == set(range(count))
+
+
+def test_sliding_windows_hold_one_window():
+    class Item:
+        """An int has no weak references."""
+
+    alive, most = weakref.WeakSet(), 0
+
+    def items():
+        nonlocal most
+        for _ in range(500):
+            item = Item()
+            alive.add(item)
+            most = max(most, len(alive))
+            yield item
+
+    for _, window in sampling.sliding_windows(items(), 10, 7):
+        assert len(window) == 10
+        del window
+    # the window, the one that came before it, and the item that comes in
+    assert most <= 21
+
+
+def test_a_stored_clip_reads_itself(monkeypatch):
+    monkeypatch.setattr(clips, 'read_frames', lambda *asked: ('frames', *asked))
+    monkeypatch.setattr(clips, 'read_stacks', lambda *asked: ('stacks', *asked))
+    clip = sampling.stored_clip('D', {'clip': 'A/x', 'frames': 14})
+    assert clip.num_frames == 14
+    assert clip.read_frames([3, 5]) == ('frames', 'D', 'A/x', [3, 5])
+    assert clip.read_stacks([3, 5], 10) == ('stacks', 'D', 'A/x', [3, 5], 10)
+
+
+def test_the_rule_is_known_by_what_it_gives(monkeypatch):
+    rule = sampling.rule(25)
+    assert rule == sampling.rule(25) != sampling.rule(24)
+    even = sampling.evenly_spaced
+    # the same numbers, written in another way
+    monkeypatch.setattr(sampling, 'evenly_spaced', lambda count, n: even(count, n) + 0)
+    assert sampling.rule(25) == rule
+
+    def from_segment_middles(count, n):
+        return ((np.arange(n) + 0.5) * count / n).astype(np.int64)
+
+    monkeypatch.setattr(sampling, 'evenly_spaced', from_segment_middles)
+    assert sampling.rule(25) != rule
+    monkeypatch.setattr(sampling, 'evenly_spaced', even)
+    longer = sampling.num_starts
+    monkeypatch.setattr(
+        sampling, 'num_starts', lambda frames, span: longer(frames, span + (span > 1))
+    )
+    assert sampling.rule(25) != rule
