@@ -24,6 +24,21 @@ def graph():
 
 
 @pytest.fixture(scope='session')
+def refused():
+    """Checks that a call raises a ValueError of one line that has all of the words."""
+
+    def check(call, *words):
+        with pytest.raises(ValueError) as error:
+            call()
+        message = str(error.value)
+        assert '\n' not in message
+        for word in words:
+            assert word in message, message
+
+    return check
+
+
+@pytest.fixture(scope='session')
 def real_clips():
     """Folder of real videos named by REAL_CLIPS; skips where it is not set."""
     folder = os.environ.get('REAL_CLIPS', '')

@@ -6,15 +6,16 @@ import tensorflow.compat.v1 as tf
 
 from data import augmentation
 
-COLOURS, FLOW = 3, 4
+COLOURS, FLOW = 3, 4  # channels
 
 
-def cropped(images, scale, place, mirrored):
+def cropped(images, scale, place, mirrored, flow=False):
     """crop_and_mirror of uint8 [N, H, W, channels] with one draw each."""
     with tf.Graph().as_default(), tf.Session() as session:
         placeholder = tf.placeholder(tf.uint8, [None, *images.shape[1:]])
         out = augmentation.crop_and_mirror(
             placeholder,
+            flow,
             tf.constant(scale, tf.float32),
             tf.constant(place, tf.int32),
             tf.constant(mirrored, tf.bool),
@@ -28,20 +29,20 @@ def random_images(count, size, channels=COLOURS):
     return np.random.RandomState(0).randint(1, 256, shape).astype(np.uint8)
 
 
-def resized(picture, size):
-    """Bilinear, corner on corner: picture [h, w, c] to [size, size, c]."""
+def resized(image, size):
+    """Bilinear, corner on corner: image [h, w, c] to [size, size, c]."""
     for axis in (0, 1):
-        there = np.linspace(0, picture.shape[axis] - 1, size)
-        low = np.minimum(there.astype(int), picture.shape[axis] - 2)
+        there = np.linspace(0, image.shape[axis] - 1, size)
+        low = np.minimum(there.astype(int), image.shape[axis] - 2)
         share = (there - low).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
-        first, second = np.take(picture, low, axis), np.take(picture, low + 1, axis)
-        picture = first * (1 - share) + second * share
-    return picture
+        first, second = np.take(image, low, axis), np.take(image, low + 1, axis)
+        image = first * (1 - share) + second * share
+    return image
 
 
 @pytest.mark.parametrize('size', [48, 97, 224])
 @pytest.mark.parametrize('place', range(5))
-def test_whole_picture_is_exactly_itself(size, place):
+def test_whole_image_is_exactly_itself(size, place):
     images = random_images(2, size)
     out = cropped(images, [1.0, 1.0], [place] * 2, [False] * 2)
     np.testing.assert_array_equal(out, images)
@@ -57,7 +58,7 @@ def test_corner_and_centre_crops_equal_numpy(size, scale):
     out = cropped(images, [scale] * 5, [0, 1, 2, 3, 4], [False] * 5)
     for image, (top, left), got in zip(images, corners, out, strict=True):
         crop = image[top : top + side, left : left + side].astype(np.float64)
-        # 1/4000 pixel off, which is how far crops are moved off the picture's edge
+        # 1/4000 pixel off, which is how far crops are moved off the frame's edge
         np.testing.assert_allclose(got, resized(crop, size), atol=0.13)
 
 
@@ -76,22 +77,30 @@ def test_mirror_of_colours_flips_only():
     np.testing.assert_array_equal(out[1], images[1])
 
 
+@pytest.mark.parametrize('channels', [FLOW, 6])
+def test_mirror_of_what_is_no_flow_flips_only(channels):
+    images = random_images(1, 48, channels)
+    np.testing.assert_array_equal(
+        cropped(images, [1.0], [0], [True]), images[:, :, ::-1]
+    )
+
+
 def test_mirror_of_flow_negates_x_only():
     images = random_images(1, 48, FLOW)
-    (out,) = cropped(images, [1.0], [0], [True])
+    (out,) = cropped(images, [1.0], [0], [True], flow=True)
     v = images[0].astype(int) - 128
     expected = v[:, ::-1] * [-1, 1, -1, 1]
     np.testing.assert_array_equal(out - 128, expected)
-    still = np.full([1, 48, 48, FLOW], 128, np.uint8)
-    np.testing.assert_array_equal(cropped(still, [0.75], [4], [True]), still)
+    zero = np.full([1, 48, 48, FLOW], 128, np.uint8)
+    np.testing.assert_array_equal(cropped(zero, [0.75], [4], [True], flow=True), zero)
 
 
-def test_mirror_twice_is_the_picture():
+@pytest.mark.parametrize('flow', [True, False])
+def test_mirror_twice_is_the_image(flow):
     with tf.Graph().as_default(), tf.Session() as session:
         images = random_images(1, 48, 20).astype(np.float32)
-        twice = session.run(
-            augmentation.mirror(augmentation.mirror(tf.constant(images)))
-        )
+        once = augmentation.mirror(tf.constant(images), flow)
+        twice = session.run(augmentation.mirror(once, flow))
     np.testing.assert_array_equal(twice, images)
 
 
@@ -122,8 +131,8 @@ def test_draws_follow_from_seed_and_step():
         assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
-def test_whole_pictures_have_the_same_form():
-    drawn, whole = augmentation.random_crops(3, 0, 0), augmentation.whole_pictures(3)
+def test_whole_images_have_the_same_form():
+    drawn, whole = augmentation.random_crops(3, 0, 0), augmentation.whole_images(3)
     assert set(drawn) == set(whole)
     for name, value in whole.items():
         assert value.dtype == drawn[name].dtype and value.shape == (3,)

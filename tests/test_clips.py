@@ -131,19 +131,6 @@ def test_a_stack_cannot_start_before_the_clip(stored):
         clips.flow_stacks(stored[1], [-1], 3)
 
 
-def test_evenly_spaced_has_both_ends():
-    np.testing.assert_array_equal(clips.evenly_spaced(100, 5), [0, 25, 50, 74, 99])
-    np.testing.assert_array_equal(clips.evenly_spaced(2, 4), [0, 0, 1, 1])
-    assert clips.evenly_spaced(9, 3).dtype == np.int64
-
-
-def test_stack_starts_stay_within_the_clip():
-    # 30 frames, 29 fields: the last stack of 10 is fields 19 .. 28
-    np.testing.assert_array_equal(clips.stack_starts(30, 3, 10), [0, 10, 19])
-    np.testing.assert_array_equal(clips.stack_starts(11, 3, 10), [0, 0, 0])
-    np.testing.assert_array_equal(clips.stack_starts(4, 3, 10), [0, 0, 0])
-
-
 @pytest.mark.parametrize(
     'clip', ['a', '../a', 'A/..', '/a', 'A/', 'A/b/c', './a', '/etc/passwd', 'A/\0']
 )
