@@ -1,0 +1,170 @@
+"""The feature cache is fc6 of the segments, and notices all that it depends on."""
+
+import json
+
+import narrow
+import numpy as np
+import programs
+import pytest
+import tensorflow.compat.v1 as tf
+import tiny
+
+import evaluate
+import model
+import train
+from data import clips
+from data import features
+from data import sampling
+from results import extraction
+from results import runs
+from weights import dump
+
+
+@pytest.fixture(autouse=True)
+def narrow_networks(tiny_runs, monkeypatch):
+    """Narrow networks, once the runs are made."""
+    narrow.patch(monkeypatch)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Names of the clips whose features are written."""
+    names, write = [], features.write
+
+    def spy(path, clip, values, stamped):
+        names.append(clip)
+        write(path, clip, values, stamped)
+
+    monkeypatch.setattr(features, 'write', spy)
+    return names
+
+
+@pytest.fixture
+def cache(tiny_runs, tmp_path):
+    """Function stream, rows of clips.csv, flags -> the CNN as run.json keeps it."""
+
+    def call(stream, rows=(), **flags):
+        weights = {f'{s}_weights': str(tiny_runs / 'hybrid') for s in model.STREAMS}
+        folders = {'data_dir': str(tiny_runs / 'data'), 'train_dir': str(tmp_path)}
+        flags = {**tiny.FLAGS, **weights, **folders, **flags}
+        return extraction.cache_features(flags, stream, dict(rows), tiny.SIZE)
+
+    return call
+
+
+@pytest.mark.parametrize('stream', ['spatial', 'motion'])
+def test_features_are_fc6_of_the_segments_and_computed_once(
+    cache, tiny_runs, written, stream
+):
+    rows = list(clips.read_index(tiny_runs / 'data').items())[:2]
+    cnn = cache(stream, rows, num_segments=3)
+    assert sorted(written) == [name for name, _ in rows]
+    assert cache(stream, rows, num_segments=3) == cnn and len(written) == 2
+    dumped = tiny_runs / 'hybrid/weights' / stream
+    assert cnn['weights'] == str(dumped)
+    assert cnn['fingerprint'] == dump.fingerprint(dumped)
+    name, row = rows[1]
+    frames = row['frames']
+    if stream == 'spatial':
+        starts = np.rint(np.linspace(0, frames - 1, 3)).astype(int)
+        images = clips.read_frames(tiny_runs / 'data', name, starts)
+    else:
+        length = tiny.FLAGS['stack_length']
+        starts = np.rint(np.linspace(0, frames - 1 - length, 3)).astype(int)
+        images = clips.read_stacks(tiny_runs / 'data', name, starts, length)
+    with tf.Graph().as_default(), tf.Session() as session:
+        _, points = model.cnn(stream, tf.constant(images), 1000)
+        model.load_cnn(session, stream, dumped)
+        expected = session.run(points['fc6'])
+    folder = features.folders(tiny_runs / 'data', {stream: cnn})[stream]
+    found = features.read(folder, name)
+    assert found.shape == (3, cnn['width'])
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3)  # float16
+
+
+def test_a_cache_is_of_all_that_it_depends_on(cache):
+    folders = {stream: cache(stream)['features'] for stream in model.STREAMS}
+    for name, value, of in (
+        ('num_segments', 4, ['spatial', 'motion']),
+        ('stack_length', 2, ['motion']),
+        ('norm2', False, ['motion']),
+        ('subtract_mean_flow', True, ['motion']),
+    ):
+        for stream in model.STREAMS:
+            changes = {name: value}
+            if name == 'stack_length':  # conv1 has other channels
+                changes['motion_weights'] = 'random'
+            found = cache(stream, **changes)['features']
+            assert (found != folders[stream]) == (stream in of), (stream, name)
+
+
+def test_another_cnn_has_a_cache_of_its_own(cache, tmp_path):
+    random = [
+        cache('motion', motion_weights='random', train_dir=str(tmp_path / name), seed=n)
+        for n, name in enumerate('ab')
+    ]
+    found = [cnn['features'] for cnn in (*random, cache('motion'))]
+    assert len(set(found)) == 3
+    # the random one is saved at first use, and taken from there again
+    assert random[0]['weights'] == str(tmp_path / 'a/weights/motion')
+    again = cache('motion', motion_weights='random', train_dir=str(tmp_path / 'a'))
+    assert again == random[0]
+
+
+def test_a_dump_without_fc6_is_refused(cache, tiny_runs, tmp_path, refused):
+    whole, part = tiny_runs / 'hybrid/weights/spatial', tmp_path / 'part'
+    arrays = [
+        (name, np.load(whole / f'{name}.npy'))
+        for name in json.loads((whole / 'dump.json').read_text())['arrays']
+        if not name.startswith('fc')
+    ]
+    dump.write(part, 'vgg19', 'a test', arrays)
+    refused(
+        lambda: cache('spatial', spatial_weights=str(part)),
+        f'--spatial_weights={part}: the dump has no fc6',
+    )
+
+
+# -- another sampling rule -------------------------------------------------------------
+
+
+def middles(count, n):
+    """Middles of n segments, where the rule takes both ends."""
+    return ((np.arange(n) + 0.5) * count / n).astype(np.int64)
+
+
+def test_another_sampling_rule_computes_again_and_refuses_what_is_stale(
+    tiny_runs, tmp_path, written, monkeypatch, refused
+):
+    words = [f'--data_dir={tiny_runs}/data', f'--split_dir={tiny_runs}/lists']
+    words += [f'--{s}_weights={tiny_runs}/hybrid' for s in model.STREAMS]
+    words += ['--num_segments=4', '--stack_length=3', '--lstm_units=4', '--workers=2']
+    words += ['--max_steps=2', '--batch_size=2']
+    every_clip = sorted(clips.read_index(tiny_runs / 'data'))
+
+    def run(name):
+        del written[:]
+        programs.call(train, *words, f'--train_dir={tmp_path}/{name}')
+        found = runs.read(tmp_path / name)['cnns']
+        return features.folders(tiny_runs / 'data', found), sorted(written)
+
+    before, computed = run('before')
+    assert computed == sorted(2 * every_clip)
+    assert run('again') == (before, [])
+    monkeypatch.setattr(sampling, 'evenly_spaced', middles)
+    stale = ('was trained with another sampling rule', 'data/sampling.py')
+    refused(lambda: run('before'), f'--train_dir={tmp_path}/before', *stale)
+    refused(lambda: evaluate.evaluate(str(tmp_path / 'before')), *stale)
+    video = f'--video={tiny_runs}/videos'
+    refused(
+        lambda: programs.call(evaluate, f'--train_dir={tmp_path}/before', video), *stale
+    )
+    after, computed = run('after')
+    assert computed == sorted(2 * every_clip)
+    for stream, folder in after.items():
+        assert folder != before[stream]
+        name = every_clip[0]
+        assert not np.array_equal(
+            features.read(folder, name), features.read(before[stream], name)
+        )
+    assert evaluate.evaluate(str(tmp_path / 'after'))['stage'] == 'hybrid'
