@@ -6,7 +6,7 @@
    product before the loop, as `model.lstm` does, against inside the loop.
 2. An epoch of the same stored clips (T 25) in the hybrid stage, from cached features
    (the mean of ten, as the first ones are read ahead), and in the joint stage, from
-   pixels at 224, both through the readers of train.py.
+   pixels at 224, both with the readers and the update of train.py.
 3. The share of a CNN-M-2048 training step (224 pixels, L 10) spent waiting for input
    that is decoded ahead by threads on the same cores.
 4. Peak memory of joint training for T 8, 16, 25, and for clips 50 times as long.
@@ -28,7 +28,7 @@ from absl import app
 from absl import flags
 
 import model
-from data import batches
+import train
 from data import clips
 from data import features
 from data import feeds
@@ -39,21 +39,19 @@ FLAGS = flags.FLAGS
 CLASSES = 8
 EPOCHS = 10  # of the hybrid
 WORKERS = os.cpu_count()  # threads that read ahead
-SETTINGS = {
-    'stack_length': 10,
-    'branches': list(model.BRANCHES),
-    'head': 'concat',
-    'lstm_units': list(model.LSTM_UNITS),
+LENGTH = 10  # L
+FLAGS_OF_UPDATE = {
+    'train_layers': 'all',
+    'weight_decay': 3e-5,
     'optimizer': 'momentum',
     'learning_rate': 1e-3,
-    'keep_prob': 0.5,
     'clip_norm': 10.0,
     'fusion_rate': 1e-2,
     'fusion_l1': 3e-5,
     'fusion_l21': 3e-5,
     'fusion_l2': 3e-5,
-    'balanced': False,
-    'seed': 0,
+    'search_combination': False,
+    'combination': [],
 }
 
 
@@ -146,59 +144,70 @@ def store_features(data_dir, rows, steps, width=4096):
     for stream in model.STREAMS:
         folder = features.directory(data_dir, stream, {})
         for row in rows:
-            source = features.source_path(data_dir, stream, row['clip'])
-            values = random.rand(steps, width).astype(np.float32)
-            path = folder / f'{row["clip"]}.npy'
-            features.write(path, values, source, features.stamp(source))
+            clip, values = row['clip'], random.rand(steps, width).astype(np.float32)
+            stamp = features.stamp(data_dir, clip)
+            features.write(folder / f'{clip}.npy', clip, values, stamp)
         cnns[stream] = {'features': folder.name, 'width': width}
     return cnns
 
 
-def run_steps(data_dir, rows, size, cnns, count, **settings):
+def reader(stage, data_dir, cnns, num_segments):
+    """(function that reads a clip for the stage, frames that an input of it spans)."""
+    if stage in model.STREAMS:
+        stream = model.STREAMS[stage]
+        return feeds.image_reader(data_dir, stream, LENGTH), stream.span(LENGTH)
+    if stage == 'hybrid':
+        return features.reader(features.folders(data_dir, cnns)), None
+    return feeds.segment_reader(data_dir, model.STREAMS, num_segments, LENGTH), None
+
+
+def run_steps(stage, data_dir, rows, size, count, batch_size, steps=None, cnns=None):
     """Trains `count` steps of a stage, after one that is not counted.
 
     Args:
-      data_dir: where the clips of `rows` stand.
+      stage: as of train.py.
+      data_dir: folder of the clips.
       rows: their rows as clips.csv has them.
-      size: side of the stored pictures in pixels.
-      cnns: dict stream -> {'features', 'width'}; the values are empty from pixels.
+      size: height and width of the stored frames in pixels.
       count: steps.
-      settings: flags of train.py: stage, batch_size, num_steps.
+      batch_size: B.
+      steps: T.
+      cnns: of `store_features`, for the hybrid.
 
     Returns:
       (seconds of the counted steps, seconds of them spent waiting for input).
     """
-    settings = {**SETTINGS, 'data_dir': data_dir, **settings}
     examples = [
         splits.Example(row['clip'], n % CLASSES, row['clip'])
         for n, row in enumerate(rows)
     ]
-    index = {row['clip']: row for row in rows}
-    read = feeds.training_reader(settings, examples, index, cnns)
-    widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
+    read_clip, span = reader(stage, data_dir, cnns, steps)
+    request_of = feeds.training_requests(
+        examples, {row['clip']: row for row in rows}, batch_size, 0, 0.5, span=span
+    )
+    batches = feeds.read(map(request_of, range(1 + count)), read_clip, WORKERS)
+    form = model.Architecture(
+        CLASSES, size, LENGTH, model.all_branches(), 'concat', model.LSTM_UNITS, {}
+    )
+    widths = {stream: cnn['width'] for stream, cnn in (cnns or {}).items()}
     with tf.Graph().as_default(), tf.Session() as session:
-        inputs, logits, _ = model.classifier(settings, CLASSES, size, widths)
-        variables = tf.trainable_variables()
-        parts = model.loss_parts(logits, inputs['labels'], variables, 3e-5)
-        rate = tf.constant(1e-3)
-        train_op = model.training(parts['loss'], variables, rate, settings)
+        graph = train.build({'stage': stage, **FLAGS_OF_UPDATE}, form, widths)
         session.run(tf.global_variables_initializer())
         waited, begun = 0.0, None
-        ahead = batches.read_ahead(read, range(1 + count), WORKERS)
         for step in range(1 + count):
             asked = time.perf_counter()
-            named = next(ahead)
+            batch = next(batches)
             if step:
                 waited += time.perf_counter() - asked
-            session.run(train_op, {inputs[n]: value for n, value in named.items()})
+            feed = {**train.feed_of(graph, batch), graph.rate: 1e-3}
+            session.run([graph.parts, graph.train_op], feed)
             begun = begun or time.perf_counter()  # the first step is not counted
         return time.perf_counter() - begun, waited
 
 
-def joint_peak(data_dir, rows, size, **settings):
+def joint_peak(data_dir, rows, size, steps):
     """Peak memory in bytes of a process that trains two joint steps."""
-    cnns = {stream: {} for stream in model.STREAMS}
-    run_steps(data_dir, rows, size, cnns, 1, stage='joint', **settings)
+    run_steps('joint', data_dir, rows, size, 1, len(rows), steps)
     # ru_maxrss would begin with what the parent held when it started this process
     status = pathlib.Path('/proc/self/status').read_text()
     return int(status.partition('VmHWM:')[2].split()[0]) * 1024
@@ -208,12 +217,10 @@ def bench_epochs(data_dir, rows, size, steps):
     """An epoch of the hybrid on cached features against one of the joint stage."""
     count, pair = len(rows), 2
     cnns = store_features(data_dir, rows, steps)
-    settings = {'stage': 'hybrid', 'batch_size': count, 'num_steps': steps}
-    cached, _ = run_steps(data_dir, rows, size, cnns, EPOCHS, **settings)
+    place = (data_dir, rows, size)
+    cached, _ = run_steps('hybrid', *place, EPOCHS, count, cnns=cnns)
     cached /= EPOCHS
-    cnns = {stream: {} for stream in model.STREAMS}
-    settings = {'stage': 'joint', 'batch_size': pair, 'num_steps': steps}
-    joint, _ = run_steps(data_dir, rows, size, cnns, count // pair, **settings)
+    joint, _ = run_steps('joint', *place, count // pair, pair, steps)
     print(
         f'an epoch of {count} clips, T {steps}: hybrid {cached:.2f} s on cached '
         f'features, joint {joint:.1f} s from {size} pixels: {joint / cached:.0f} '
@@ -224,8 +231,7 @@ def bench_epochs(data_dir, rows, size, steps):
 
 def bench_waiting(data_dir, rows, size, count):
     """How long the motion stage waits for input."""
-    settings = {'stage': 'motion', 'batch_size': len(rows)}
-    seconds, waited = run_steps(data_dir, rows, size, {}, count, **settings)
+    seconds, waited = run_steps('motion', data_dir, rows, size, count, len(rows))
     print(
         f'CNN-M-2048 step, {len(rows)} stacks at {size} pixels: {seconds / count:.2f} '
         f's, {waited / seconds:.1%} of it waiting for input (5 % allowed)',
@@ -239,9 +245,8 @@ def bench_memory(data_dir, size, frames, all_steps):
     for length in (frames, 50 * frames):
         rows = store_clips(data_dir, 2, length, size)
         for steps in all_steps:
-            settings = {'batch_size': 2, 'num_steps': steps}
             with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
-                call = pool.submit(joint_peak, data_dir, rows, size, **settings)
+                call = pool.submit(joint_peak, data_dir, rows, size, steps)
                 peak = call.result() / 2**30
             print(
                 f'joint training, 2 clips of {length:,} frames, T {steps}, {size} '
