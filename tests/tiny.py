@@ -159,7 +159,7 @@ def spread(session, logits):
             value = scale * session.run(variable)
             if 'bias' in variable.op.name:
                 value -= scale * mean
-            session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+            model.set_variable(session, variable.op.name, value)
 
 
 def make_all(folder, stages=('features', 'motion', 'hybrid')):
