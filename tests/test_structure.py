@@ -73,8 +73,10 @@ def test_three_functions_know_of_softmax():
 )
 def test_the_model_and_the_data_take_what_they_use(path):
     """The dict of a run's flags ends in the programs and in what describes a run."""
+    # `settings` is a column of clips.csv, which preprocessing fills
+    wrong = {'flags'} if 'preprocessing' in path.parts else {'flags', 'settings'}
     for name, function in functions_of(path):
-        assert not {'flags', 'settings'} & set(parameters_of(function)), name
+        assert not wrong & set(parameters_of(function)), name
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=str)
