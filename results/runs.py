@@ -1,6 +1,6 @@
 """A run: the folder --train_dir, what run.json says of it, and its log.
 
-    run.json      flags, class names, list hashes, preprocessing, training clips, CNNs
+    run.json      flags, classes, list hashes, preprocessing, sampling, clips, CNNs
     log.jsonl     a line each log step: loss parts, accuracy, rate; and each validation
     weights/<stream>/    the stream's CNN as a dump, at the end of its stage
     model.ckpt-N.*, checkpoint    the last two checkpoints and which they are
