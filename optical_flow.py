@@ -58,8 +58,7 @@ def define_flags():
     flags.DEFINE_integer(
         'frame_size', clips.FRAME_SIZE, 'Stored height and width.', 32, 4096
     )
-    # at odd sizes FFV1 loses the last row; a number that is none passes every bound
-    flags.register_validator('frame_size', lambda n: n % 2 == 0, 'give an even number')
+    # a number that is none passes every bound
     flags.register_validator('flow_bound', math.isfinite, 'give a finite number')
     flags.DEFINE_integer('workers', 0, 'Processes; 0 for one a core.', 0)
     flags.DEFINE_string('shard', '0/1', 'i/n: only part i (from 0) of n parts.')
@@ -148,7 +147,7 @@ def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
     clip, path = task
     row = {**dict.fromkeys(clips.COLUMNS), 'clip': clip, 'source': path, **settings}
     source = os.path.join(video_dir, path)
-    temporary = [os.path.join(folder, f'{os.getpid()}-{n}.avi') for n in 'xy']
+    temporary = [os.path.join(folder, f'{os.getpid()}-{n}.zip') for n in 'xy']
     try:
         _write_pair(source, row, *temporary)
         if row['frames'] < 2:
@@ -159,9 +158,7 @@ def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
         if reason and not keep_truncated:
             row['status'] = 'truncated'
             raise ValueError(reason)
-        _assert_whole(temporary[0], row['frames'])
-        _assert_whole(temporary[1], row['frames'] - 1)
-        _publish(source, temporary, data_dir, clip)
+        _publish(temporary, data_dir, clip)
         return {**row, 'status': 'ok', 'error': ''}
     except (ValueError, OSError, MemoryError, cv2.error) as error:
         reason = one_line(error, source)
@@ -179,45 +176,23 @@ def _write_pair(source, row, frames_file, flow_file):
     fps = round(fps, 3) if math.isfinite(fps) and fps > 0 else 0.0
     header_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     row.update(fps=fps, frames=0, header_frames=max(0, header_frames))
-    frames_writer = clips.open_frames_writer(frames_file, row['size'], fps)
-    flow_writer = clips.open_flow_writer(flow_file, row['size'], fps)
-    for frame, resized, field in frames_and_flow(capture, row):
-        frames_writer.write(resized)
-        if field is None:
-            row['height'], row['width'] = frame.shape[:2]
-        else:
-            flow_writer.write(clips.flow_picture(field))
-        row['frames'] += 1
-        if row['frames'] % 256 == 0 and os.path.getsize(frames_file) > clips.LARGEST:
-            raise ValueError(
-                f'{row["frames"]} frames fill {clips.LARGEST / 1e9:.0f} GB, more than '
-                'an AVI file should hold: cut the video, or give a smaller --frame_size'
-            )
-    frames_writer.release()
-    flow_writer.release()
+    with (
+        clips.frames_writer(frames_file) as frames_writer,
+        clips.flow_writer(flow_file) as flow_writer,
+    ):
+        for frame, resized, field in frames_and_flow(capture, row):
+            frames_writer.append(resized)
+            if field is None:
+                row['height'], row['width'] = frame.shape[:2]
+            else:
+                flow_writer.append(field)
+            row['frames'] += 1
 
 
-def _assert_whole(file, count):
-    """ValueError or OSError unless `file` holds `count` whole pictures on the disk."""
-    try:
-        if clips.whole_pictures(file) == count:
-            return
-    except ValueError:
-        pass
-    # OpenCV's writers keep silent about failures; writing to the same file says why.
-    with open(file, 'ab') as probe:
-        probe.write(bytes(1 << 20))
-        probe.flush()
-        os.fsync(probe.fileno())
-    raise ValueError('what was written is not whole: is the disk full?')
-
-
-def _publish(source, temporary, data_dir, clip):
+def _publish(temporary, data_dir, clip):
     """Renames both whole files to where they belong; both or neither is new there."""
     places = [clips.frames_path(data_dir, clip), clips.flow_path(data_dir, clip)]
     there = [place for place in places if os.path.exists(place)]
-    if any(os.path.samefile(place, source) for place in there):
-        raise ValueError('it is itself a stored file of --data_dir: choose another')
     ours = []
     try:
         for file, place in zip(temporary, places, strict=True):

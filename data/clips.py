@@ -1,29 +1,41 @@
 """Preprocessed clips on disk: how frames and optical flow are stored and read back.
 
     frames = clips.read_frames(data_dir, 'Archery/v_Archery_g01_c01', steps=[0, 8, 16])
-    stacks = clips.read_stacks(data_dir, 'Archery/v_Archery_g01_c01', [0, 40], length=10)
+    stacks = clips.read_stacks(data_dir, 'Archery/v_Archery_g01_c01', [0, 40], 10)
 
 `optical_flow.py` writes this format, everything else reads it; data/README.md is the
-contract. T frames stand in resized/<Class>/<clip>.avi (Motion JPEG), the T-1 fields of
-flow between them in optical-flow/<Class>/<clip>.avi (FFV1, lossless, grey, x left of
-y), what is known about each clip in clips.csv.
+contract. The T frames of a clip are JPEG images in resized/<Class>/<clip>.zip, the T-1
+fields of flow between them PNG images (lossless, grey, x left of y) in
+optical-flow/<Class>/<clip>.zip; what is known about each clip is in clips.csv.
 """
 
 import csv
+import itertools
 import os
-import struct
 
 import cv2
 import numpy as np
+
+from data import archive
 
 FRAME_SIZE = 224
 # Pixels a frame that reach the end of the scale. 0.4 % of components exceed 10 and
 # 0.004 % exceed 20, so 20 cuts nothing that matters and resolves 0.16 pixels.
 FLOW_BOUND = 20.0
 FLOW_ZERO = 128
-# Bytes of frames. Where the size of a file no longer fits into 32 bits, OpenCV's Motion
-# JPEG writer ends the process; FFmpeg's, which writes the flow, goes on.
-LARGEST = 4e9
+FRAMES, FLOW = '.jpg', '.png'  # endings of the images in a clip's two files
+# Nearer to the frames than OpenCV's Motion JPEG, by 1 dB, and smaller.
+FRAMES_CODEC = (
+    *(cv2.IMWRITE_JPEG_QUALITY, 93),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
+)
+# Of the lossless forms of OpenCV that are written as fast as FFV1 was, the quickest to
+# read: each row as its difference from the row above, deflated at level 3.
+FLOW_CODEC = (
+    *(cv2.IMWRITE_PNG_COMPRESSION, 3),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+)
 COLUMNS = (
     'clip',
     'source',
@@ -42,9 +54,6 @@ INT_COLUMNS = ('frames', 'header_frames', 'width', 'height', 'size')
 FLOAT_COLUMNS = ('fps', 'bound')
 # File names need not be UTF-8; this keeps their bytes.
 TEXT = {'encoding': 'utf-8', 'errors': 'surrogateescape'}
-# A seek costs as much as decoding about this many pictures in order: each takes 4 ms
-# against 0.3 (frames) and 26 ms against 1.7 (flow of a busy clip).
-SEEK_GAP = 16
 
 
 def quantize_flow(flow, bound=FLOW_BOUND):
@@ -68,11 +77,6 @@ def quantize_flow(flow, bound=FLOW_BOUND):
     return np.clip(scaled, 1, 255).astype(np.uint8)
 
 
-def flow_picture(flow):
-    """uint8 flow [H, W, 2] as the stored grey picture [H, 2W], x left and y right."""
-    return np.concatenate([flow[:, :, 0], flow[:, :, 1]], axis=1)
-
-
 def frames_path(data_dir, clip):
     """Path of the frames of `clip`, 'Class/stem'; ValueError if it is no such name."""
     return _path(data_dir, 'resized', clip)
@@ -87,65 +91,57 @@ def _path(data_dir, folder, clip):
     parts = clip.split('/')
     if len(parts) != 2 or not {'', '.', '..'}.isdisjoint(parts) or '\0' in clip:
         raise ValueError(f'clip {clip!r} is not a name of the form Class/clip')
-    return os.path.join(data_dir, folder, parts[0], parts[1] + '.avi')
+    return os.path.join(data_dir, folder, parts[0], parts[1] + '.zip')
 
 
-def open_frames_writer(path, size=FRAME_SIZE, fps=25.0):
-    """Writer of [size, size, 3] BGR frames to `path`; ValueError if it will not open.
-
-    OpenCV's own Motion JPEG encoder: 40 dB against 37 dB of the one in FFmpeg.
-    """
-    fourcc = cv2.VideoWriter_fourcc(*'MJPG')
-    return _opened_writer(path, cv2.CAP_OPENCV_MJPEG, fourcc, fps, (size, size), True)
+def frames_writer(path):
+    """Begins the file of a clip's frames; append(frame) takes uint8 [H, W, 3], BGR."""
+    return archive.Writer(path, FRAMES, _encode_frame)
 
 
-def open_flow_writer(path, size=FRAME_SIZE, fps=25.0):
-    """Writer of [size, 2 * size] grey pictures; ValueError if it will not open."""
-    fourcc = cv2.VideoWriter_fourcc(*'FFV1')
-    return _opened_writer(path, cv2.CAP_FFMPEG, fourcc, fps, (2 * size, size), False)
+def flow_writer(path):
+    """Begins the file of a clip's flow; append(field) takes uint8 [H, W, 2]."""
+    return archive.Writer(path, FLOW, _encode_field)
 
 
-def _opened_writer(path, backend, fourcc, fps, width_height, color):
-    # The rate only tells players how fast to show the file; the source's own stands in
-    # clips.csv. AVI loses pictures at rates such as the 90000 of some phone videos.
-    rate = round(fps) if 1 <= fps <= 240 else 25
-    place = os.path.join(os.curdir, path)  # FFmpeg takes my:folder for a protocol
-    writer = cv2.VideoWriter(place, backend, fourcc, rate, width_height, color)
-    if not writer.isOpened():
-        raise ValueError(f'{path} cannot be opened for writing')
-    return writer
+def _encode_frame(frame):
+    return _encoded(FRAMES, frame, FRAMES_CODEC)
 
 
-def whole_pictures(path):
-    """Counts the pictures of a stored file without decoding it.
+def _encode_field(field):
+    image = np.concatenate([field[:, :, 0], field[:, :, 1]], axis=1)
+    return _encoded(FLOW, image, FLOW_CODEC)
 
-    An AVI is a chain of chunks that say how long they are, so a file that lost a piece
-    anywhere (a full disk, a writer that was killed) does not add up.
+
+def _encoded(ending, image, codec):
+    whole, data = cv2.imencode(ending, image, codec)
+    if not whole:
+        raise ValueError(f'OpenCV cannot encode uint8 {image.shape} as {ending}')
+    return data
+
+
+def _decode_frame(data):
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+
+def _decode_field(data):
+    """The planes x and y, uint8 [2, H, W], of an encoded field."""
+    image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+    if image is None or image.shape[1] % 2:
+        return None
+    return image.reshape(len(image), 2, -1).swapaxes(0, 1)
+
+
+def as_stored(frames):
+    """Frames as they are read from a stored clip of these frames.
 
     Args:
-      path: file made by one of the writers above and released.
+      frames: list of T frames, uint8 [H, W, 3], BGR.
 
     Returns:
-      int, pictures whose every byte is there.
-
-    Raises:
-      ValueError: the chain is broken or the file goes on or ends elsewhere.
+      uint8 [T, H, W, 3], BGR.
     """
-    count = 0
-    position = 0
-    with open(path, 'rb', buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        while position + 8 <= size:
-            file.seek(position)
-            tag, length = struct.unpack('<4sI', file.read(8))
-            end = position + 8 + length + length % 2
-            if end > size:
-                break
-            count += tag[2:] in (b'dc', b'db') and length > 0
-            position = position + 12 if tag in (b'RIFF', b'LIST') else end
-    if position != size or not count:
-        raise ValueError(f'{path} is not a whole AVI file')
-    return count
+    return np.stack([_decode_frame(_encode_frame(frame)) for frame in frames])
 
 
 def write_index(path, rows):
@@ -223,6 +219,43 @@ def numbers(row):
     return row
 
 
+def _frames_reader(data_dir, clip):
+    return _reader(frames_path(data_dir, clip), FRAMES, _decode_frame)
+
+
+def _flow_reader(data_dir, clip):
+    return _reader(flow_path(data_dir, clip), FLOW, _decode_field)
+
+
+def _reader(path, ending, decode):
+    try:
+        return archive.Reader(path, ending, decode)
+    except FileNotFoundError as error:
+        old = os.path.splitext(path)[0] + '.avi'
+        if os.path.exists(old):
+            raise ValueError(
+                f'{old} has a format that is no longer read: delete the folders '
+                'resized and optical-flow and run optical_flow.py --overwrite'
+            ) from error
+        raise ValueError(f'{path} is missing: run optical_flow.py again') from error
+
+
+def verify_frames(data_dir, clip):
+    """Counts a clip's stored frames, comparing every byte of their file with its CRC.
+
+    Raises:
+      ValueError: the file is missing, or a byte is not as it was written.
+    """
+    with _frames_reader(data_dir, clip) as reader:
+        return reader.verify()
+
+
+def verify_flow(data_dir, clip):
+    """As `verify_frames`, of a clip's fields of flow."""
+    with _flow_reader(data_dir, clip) as reader:
+        return reader.verify()
+
+
 def read_frames(data_dir, clip, steps=None):
     """Reads stored frames.
 
@@ -235,9 +268,10 @@ def read_frames(data_dir, clip, steps=None):
       uint8 [n, H, W, 3], BGR.
 
     Raises:
-      ValueError: the file cannot be read, ends early or has no such frame.
+      ValueError: the file is missing or damaged, or has no such frame.
     """
-    return _read(frames_path(data_dir, clip), steps)
+    with _frames_reader(data_dir, clip) as reader:
+        return _read(reader, steps)
 
 
 def read_flow(data_dir, clip, steps=None):
@@ -253,56 +287,42 @@ def read_flow(data_dir, clip, steps=None):
       uint8 [n, H, W, 2], x and y as `quantize_flow` made them.
 
     Raises:
-      ValueError: the file cannot be read, ends early or has no such field.
+      ValueError: the file is missing or damaged, or has no such field.
     """
-    pictures = _read(flow_path(data_dir, clip), steps, grey=True)
-    count, height, width = pictures.shape
-    return pictures.reshape(count, height, 2, width // 2).transpose(0, 1, 3, 2)
+    with _flow_reader(data_dir, clip) as reader:
+        return _read(reader, steps).transpose(0, 2, 3, 1)
 
 
-def count_pictures(path):
-    """The number of frames or fields that the header of a stored file promises."""
-    return int(_opened(path).get(cv2.CAP_PROP_FRAME_COUNT))
+def _read(reader, steps):
+    """Images of an open file, uint8 [n, ...]."""
+    if steps is None:
+        steps = range(reader.count)
+    steps = np.asarray(steps, np.int64).tolist()
+    if len(steps) == 1:
+        return reader.read(steps[0])[np.newaxis]  # a copy would be a tenth of the time
+    images = _decoded(reader, steps or [0])  # where none is wanted, the first's shape
+    first = next(images)
+    found = np.empty((len(steps), *first.shape), np.uint8)
+    for place, image in zip(found, itertools.chain([first], images), strict=False):
+        place[...] = image
+    return found
 
 
-def _opened(path):
-    capture = cv2.VideoCapture(os.path.join(os.curdir, path), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        raise ValueError(
-            f'{path} cannot be read: delete it and run optical_flow.py again'
-        )
-    return capture
-
-
-def _read(path, steps, grey=False):
-    capture = _opened(path)
-    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-    height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    steps = np.arange(total) if steps is None else np.asarray(steps, np.int64)
-    wanted, order = np.unique(steps, return_inverse=True)
-    if wanted.size and not 0 <= wanted[0] <= wanted[-1] < total:
-        wrong = wanted[0] if wanted[0] < 0 else wanted[-1]
-        raise ValueError(f'{path} has {total} pictures, there is no number {wrong}')
-    shape = [wanted.size, height, width] + ([] if grey else [3])
-    pictures = np.empty(shape, np.uint8)
-    position = 0
-    for row, step in enumerate(wanted):
-        if step - position > SEEK_GAP:
-            capture.set(cv2.CAP_PROP_POS_FRAMES, float(step))
-            position = step
-        while position < step and capture.grab():
-            position += 1
-        whole, picture = capture.read()
-        if not whole:
+def _decoded(reader, steps):
+    """Yields an image for each step; one that is wanted again is kept until then."""
+    last = {step: n for n, step in enumerate(steps)}
+    kept, shape = {}, None
+    for n, step in enumerate(steps):
+        image = kept.pop(step) if step in kept else reader.read(step)
+        shape = shape or image.shape
+        if image.shape != shape:
             raise ValueError(
-                f'{path} ends at {position} of {total} pictures: '
+                f'{reader.path} holds images of several sizes: '
                 'delete it and run optical_flow.py again'
             )
-        pictures[row] = picture[:, :, 0] if grey else picture
-        position += 1
-    in_order = steps.size == wanted.size and np.array_equal(steps, wanted)
-    return pictures if in_order else pictures[order]
+        if n < last[step]:
+            kept[step] = image
+        yield image
 
 
 def flow_stacks(flow, starts, length):
@@ -320,7 +340,10 @@ def flow_stacks(flow, starts, length):
       uint8 [n, H, W, 2L].
     """
     fields = _stack_fields(starts, length, len(flow))
-    return _as_channels(flow[fields])
+    stacks = np.empty((len(fields), *flow.shape[1:3], 2 * length), np.uint8)
+    for stack, chosen in zip(stacks, fields, strict=True):
+        _write_stack(stack, np.ascontiguousarray(flow[chosen].transpose(0, 3, 1, 2)))
+    return stacks
 
 
 def read_stacks(data_dir, clip, starts, length):
@@ -336,13 +359,22 @@ def read_stacks(data_dir, clip, starts, length):
       uint8 [n, H, W, 2L].
 
     Raises:
-      ValueError: the file cannot be read or ends early.
+      ValueError: the file is missing or damaged.
     """
-    total = count_pictures(flow_path(data_dir, clip))
-    fields = _stack_fields(starts, length, total)
-    wanted, order = np.unique(fields, return_inverse=True)
-    flow = read_flow(data_dir, clip, wanted)
-    return _as_channels(flow[order.reshape(fields.shape)])
+    with _flow_reader(data_dir, clip) as reader:
+        fields = _stack_fields(starts, length, reader.count).ravel().tolist()
+        images = _decoded(reader, fields or [0])
+        first = next(images)
+        planes = np.empty((length, *first.shape), np.uint8)
+        stacks = np.empty((len(starts), *first.shape[1:], 2 * length), np.uint8)
+        images = itertools.chain([first], images)
+        for stack in stacks:
+            for place, image in zip(
+                planes, itertools.islice(images, length), strict=True
+            ):
+                place[...] = image
+            _write_stack(stack, planes)
+    return stacks
 
 
 def _stack_fields(starts, length, total):
@@ -352,6 +384,8 @@ def _stack_fields(starts, length, total):
     return np.minimum(starts[:, np.newaxis] + np.arange(length), total - 1)
 
 
-def _as_channels(fields):
-    count, length, height, width, _ = fields.shape
-    return fields.transpose(0, 2, 3, 1, 4).reshape(count, height, width, 2 * length)
+def _write_stack(stack, planes):
+    """Turns planes [L, 2, H, W] into the channels of stack [H, W, 2L]."""
+    channels = stack.shape[2]
+    # as a matrix, three times as fast as a strided copy
+    cv2.transpose(planes.reshape(channels, -1), stack.reshape(-1, channels))

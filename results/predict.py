@@ -3,14 +3,13 @@
     python evaluate.py --train_dir=runs/hybrid --video=holiday.mp4 --overlay=out.mp4
 
 A video is cut into windows of --window_seconds. Each is preprocessed as optical_flow.py
-would (the chosen frames pass through the same encoder), sampled and
+would (the chosen frames pass through the encoder of stored clips), sampled and
 classified like a stored clip, so a video of one window gets the probabilities that
 evaluation gives its stored clip. The video's own are the mean over its windows.
 """
 
 import itertools
 import os
-import tempfile
 import time
 from typing import NamedTuple
 
@@ -88,25 +87,13 @@ def window_clip(window):
         raise ValueError('one frame only, so no flow')
 
     def read_frames(starts):
-        return as_stored([window[start][0] for start in starts])
+        return clips.as_stored([window[start][0] for start in starts])
 
     def read_stacks(starts, length):
         flow = np.stack([field for _, field in window[1:]])
         return clips.flow_stacks(flow, starts, length)
 
     return sampling.Clip(len(window), read_frames, read_stacks)
-
-
-def as_stored(frames):
-    """Frames after the Motion JPEG that stored clips go through, uint8 [T, H, W, 3]."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = clips.frames_path(folder, 'a/a')
-        os.makedirs(os.path.dirname(path))
-        writer = clips.open_frames_writer(path, len(frames[0]))
-        for frame in frames:
-            writer.write(frame)
-        writer.release()
-        return clips.read_frames(folder, 'a/a')
 
 
 # -- prediction ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 
 from data import clips
 
-# Pictures held at once, so that memory does not grow with a clip's length.
+# Images held at once, so that memory does not grow with a clip's length.
 CHUNK = 256
 # Stored steps, of .16 pixels, where nothing moves: between equal frames the flow of
 # Farneback is a little off 0 at some pixels.
@@ -33,11 +33,11 @@ def problems_of(data_dir, row):
         return f'{row["status"] or "without a status"}: {reason}', False
     clip, size, count = row['clip'], row['size'], row['frames']
     try:
-        paths = [clips.frames_path(data_dir, clip), clips.flow_path(data_dir, clip)]
-        for path, expected in zip(paths, (count, count - 1), strict=True):
-            found = clips.whole_pictures(path)
-            if found != expected:
-                return f'{path} has {found} pictures, clips.csv says {expected}', True
+        found = clips.verify_frames(data_dir, clip), clips.verify_flow(data_dir, clip)
+        if found != (count, count - 1):
+            counts = '{} frames and {} fields of flow'.format
+            said = counts(count, count - 1)
+            return f'its files hold {counts(*found)}, clips.csv says {said}', True
         for steps in _chunks(count):
             frames = clips.read_frames(data_dir, clip, steps)
             if frames.shape[1:] != (size, size, 3):

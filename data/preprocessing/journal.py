@@ -130,7 +130,7 @@ class Run:
           OSError: clips.csv cannot be written; the folder stays for the next run.
         """
         for entry in os.scandir(self.folder):
-            if entry.name.endswith('.avi'):
+            if entry.name.endswith('.zip'):
                 os.remove(entry.path)
         try:
             self.merge()

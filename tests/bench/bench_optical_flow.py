@@ -140,8 +140,8 @@ def shares(path, folder):
     steps = ('decode', 'resize', 'flow', 'quantize', 'write frame', 'write flow')
     spent = dict.fromkeys(steps, 0)
     function = optical_flow.flow_function('dis', 'medium')
-    frames_writer = clips.open_frames_writer(f'{folder}/frames.avi')
-    flow_writer = clips.open_flow_writer(f'{folder}/flow.avi')
+    frames_writer = clips.frames_writer(f'{folder}/frames.zip')
+    flow_writer = clips.flow_writer(f'{folder}/flow.zip')
     frames, previous, count = videos.frames_of(videos.open_video(path)), None, 0
     while True:
         stamps = [time.perf_counter()]
@@ -155,11 +155,11 @@ def shares(path, folder):
         if previous is not None:
             flow = function(previous, grey)
             stamps.append(time.perf_counter())
-            picture = clips.flow_picture(clips.quantize_flow(flow))
+            field = clips.quantize_flow(flow)
             stamps.append(time.perf_counter())
-            frames_writer.write(frame)
+            frames_writer.append(frame)
             stamps.append(time.perf_counter())
-            flow_writer.write(picture)
+            flow_writer.append(field)
             stamps.append(time.perf_counter())
             for step, seconds in zip(spent, np.diff(stamps), strict=True):
                 spent[step] += seconds

@@ -123,16 +123,16 @@ def store_clips(data_dir, count, frames, size):
         flow_file = clips.flow_path(data_dir, clip)
         for file in (frames_file, flow_file):
             pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
-        frames_writer = clips.open_frames_writer(frames_file, size)
-        flow_writer = clips.open_flow_writer(flow_file, size)
-        for t in range(frames):
-            frame = np.roll(texture, (t, 2 * t), (0, 1))
-            frames_writer.write(frame)
-            if t:
-                flow = clips.quantize_flow(frame[:, :, :2] / np.float32(64))
-                flow_writer.write(clips.flow_picture(flow))
-        frames_writer.release()
-        flow_writer.release()
+        with (
+            clips.frames_writer(frames_file) as frames_writer,
+            clips.flow_writer(flow_file) as flow_writer,
+        ):
+            for t in range(frames):
+                frame = np.roll(texture, (t, 2 * t), (0, 1))
+                frames_writer.append(frame)
+                if t:
+                    flow = clips.quantize_flow(frame[:, :, :2] / np.float32(64))
+                    flow_writer.append(flow)
         rows.append({'clip': clip, 'frames': frames})
     return rows
 
