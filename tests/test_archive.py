@@ -118,7 +118,7 @@ def test_files_of_other_programs_are_refused(tmp_path):
         ) as said:
             opened(path)
         assert '\n' not in str(said.value) and 'optical_flow.py' in str(said.value)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError, match=tmp_path.name):
         opened(tmp_path)
 
 

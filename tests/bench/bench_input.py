@@ -12,10 +12,11 @@ figures worth printing). The same frames and flow are stored in each of these wa
     same tree    a file an image, in the codecs of data/clips.py, read by cv2.imread
     decoding     the images of the archive in memory: cv2.imdecode and nothing else
 
-Each round asks every way for the same images, one way after the other, so that a
-machine that is busy for a while slows all of them; medians of the rounds are compared.
-The last figure is the processor time of CNN-M-2048 training steps that read their
-batch, against steps with a batch that is there already.
+Each round asks every way for the same images, in random order. Times are of the
+processor, all threads of this process together, so that what else runs counts little;
+medians are compared. Only the rates by threads are by the clock. The last figure is the
+processor time of CNN-M-2048 training steps that read their batch, against steps with a
+batch that is there already.
 """
 
 import collections
@@ -56,10 +57,15 @@ Way = collections.namedtuple('Way', 'frames planes')
 
 
 def choose(video_dir, count):
-    """`count` videos spread over the folder, as paths below it."""
-    found = sorted(videos.find_videos(str(video_dir)).values())
-    order = np.random.default_rng(0).permutation(len(found))
-    return [found[n] for n in order[:count]]
+    """`count` videos spread over the folder, long enough for a stack: their paths."""
+    paths = [
+        os.path.join(video_dir, path)
+        for path in sorted(videos.find_videos(str(video_dir)).values())
+    ]
+    order = np.random.default_rng(0).permutation(len(paths))
+    counts = (cv2.VideoCapture(paths[n]).get(cv2.CAP_PROP_FRAME_COUNT) for n in order)
+    long = (paths[n] for n, c in zip(order, counts, strict=True) if c > 2 * LENGTH)
+    return list(itertools.islice(long, count))
 
 
 # -- the ways to store ----------------------------------------------------------------
@@ -90,7 +96,7 @@ def write_trees(jpeg, same, number, frame, field):
         cv2.imwrite(f'{same}/{number - 1:05}.png', image, clips.FLOW_CODEC)
 
 
-def store(video, folder, clip, flow, spent):
+def store(video, folder, clip, flow, took):
     """Stores one clip in every way.
 
     Args:
@@ -98,7 +104,7 @@ def store(video, folder, clip, flow, spent):
       folder: pathlib.Path to store in.
       clip: 'Class/stem' of the archive.
       flow: algorithm, such as 'dis-medium'.
-      spent: dict of seconds by what was written, added to.
+      took: dict from what is written to the seconds of each image, appended to.
 
     Returns:
       Its frames, T.
@@ -112,21 +118,24 @@ def store(video, folder, clip, flow, spent):
     settings = {'flow': flow, 'bound': clips.FLOW_BOUND, 'size': SIZE}
     mjpg, ffv1 = open_videos(folder / 'video' / clip, 'x')
     items = optical_flow.frames_and_flow(videos.open_video(video), settings)
+
+    def write_field(field):
+        ffv1.write(np.concatenate([field[:, :, 0], field[:, :, 1]], axis=1))
+
     with clips.frames_writer(paths[0]) as frames, clips.flow_writer(paths[1]) as fields:
         for number, (_, frame, field) in enumerate(items):
-            began = time.perf_counter()
-            frames.append(frame)
-            between = time.perf_counter()
-            mjpg.write(frame)
-            spent['archive frame'] += between - began
-            spent['video frame'] += time.perf_counter() - between
+            writes = [
+                ('archive frame', frames.append, frame),
+                ('video frame', mjpg.write, frame),
+            ]
             if field is not None:
-                began = time.perf_counter()
-                fields.append(field)
-                between = time.perf_counter()
-                ffv1.write(np.concatenate([field[:, :, 0], field[:, :, 1]], axis=1))
-                spent['archive field'] += between - began
-                spent['video field'] += time.perf_counter() - between
+                writes.append(('archive field', fields.append, field))
+                writes.append(('video field', write_field, field))
+            # the one that comes first finds the image in no cache
+            for what, write, image in writes[:: 1 if number % 2 else -1]:
+                began = time.process_time()
+                write(image)
+                took[what].append(time.process_time() - began)
             write_trees(jpeg, same, number, frame, field)
     mjpg.release()
     ffv1.release()
@@ -254,24 +263,23 @@ def tasks_of(folder, name, way):
 
 
 def rounds_of(readers, rows, rounds):
-    """Milliseconds of each task by each way, medians over clips and rounds."""
+    """Processor milliseconds of each task by each way: medians."""
     took = collections.defaultdict(list)
     random = np.random.default_rng(1)
-    order = collections.deque(readers)
     for task, _ in itertools.product(TASKS, range(rounds)):
         for clip, count in rows.items():
             place = int(random.integers(count - LENGTH))
-            order.rotate()  # nobody always finds the caches as the same other left them
-            for name in order:
-                began = time.perf_counter()
+            # in any order: what runs before leaves the caches warm or cold
+            for name in random.permutation(list(readers)):
+                began = time.process_time()
                 readers[name][task](clip, place, count)
-                took[task, name].append(1000 * (time.perf_counter() - began))
+                took[task, name].append(1000 * (time.process_time() - began))
     return {key: statistics.median(values) for key, values in took.items()}
 
 
 def print_reading(took, names):
     """The table of reading times and what they are against each other."""
-    print(f'\n{"milliseconds":14}' + ''.join(f'{name:>12}' for name in names))
+    print(f'\n{"processor ms":14}' + ''.join(f'{name:>12}' for name in names))
     for task in TASKS:
         row = ''.join(f'{took[task, name]:12.3f}' for name in names)
         print(f'{task:14}{row}')
@@ -309,7 +317,7 @@ def print_threads(readers, rows, rounds):
         print(f'{name:14}' + ''.join(f'{rate:10.0f}' for rate in found))
 
 
-def print_storage(folder, rows, spent):
+def print_storage(folder, rows, took):
     """Bytes and milliseconds an image, and what is lost, by way of storing."""
     frames, fields = sum(rows.values()), sum(rows.values()) - len(rows)
     print(f'\n{"":16}{"write ms":>10}{"kB":>8}')
@@ -324,26 +332,28 @@ def print_storage(folder, rows, spent):
         count = frames if what.endswith('frame') else fields
         size = sum(map(os.path.getsize, paths))
         total[what.split()[0]] += size
-        print(f'{what:16}{1000 * spent[what] / count:10.2f}{size / count / 1000:8.1f}')
+        written = 1000 * statistics.median(took[what])
+        print(f'{what:16}{written:10.2f}{size / count / 1000:8.1f}')
     print(
         f'disk: {total["archive"] / total["video"]:.2f} times the video (at most 1.4)'
     )
 
 
-def fidelity(video, folder, clip, readers):
-    """dB of a clip's frames in archive and video: {'archive': ..., 'video': ...}."""
-    capture = videos.open_video(video)
-    exact = np.stack(
-        [
-            optical_flow.resize(f, SIZE)
-            for f in videos.frames_of(capture)
-        ]
-    )
-    stored = {
-        'archive': clips.read_frames(folder, clip),
-        'video': np.stack(readers['video'].frames(clip, range(len(exact)))),
-    }
-    return {name: cv2.PSNR(frames, exact) for name, frames in stored.items()}
+def print_fidelity(folder, paths, others):
+    """How near the stored frames are to the resized ones."""
+    decibels = collections.defaultdict(list)
+    for clip, path in paths.items():
+        frames = videos.frames_of(videos.open_video(path))
+        exact = np.stack([optical_flow.resize(frame, SIZE) for frame in frames])
+        stored = clips.read_frames(folder, clip)
+        decibels['archive'].append(cv2.PSNR(stored, exact))
+        stored = np.stack(others['video'].frames(clip, range(len(exact))))
+        decibels['video'].append(cv2.PSNR(stored, exact))
+    for name, found in decibels.items():
+        print(
+            f'frames, {name}: {statistics.median(found):.1f} dB as a median over '
+            f'clips, {min(found):.1f} at worst'
+        )
 
 
 # -- training -------------------------------------------------------------------------
@@ -411,28 +421,16 @@ def print_training(folder, rows, steps):
 def main(video_dir, values, scratch):
     """Stores the clips in every way, measures and prints."""
     cv2.setNumThreads(1)
-    rows, spent, decibels = {}, collections.Counter(), collections.defaultdict(list)
     chosen = choose(video_dir, values.count)
-    for n, path in enumerate(chosen):
-        clip, video = f'A/{n:03}', os.path.join(video_dir, path)
-        count = store(video, scratch, clip, values.flow, spent)
-        if count > LENGTH + 1:
-            rows[clip] = count
+    paths = {f'A/{n:03}': path for n, path in enumerate(chosen)}
+    took = collections.defaultdict(list)
+    rows = {c: store(p, scratch, c, values.flow, took) for c, p in paths.items()}
     others = ways(scratch, rows)
-    for n, path in enumerate(chosen):
-        if f'A/{n:03}' in rows:
-            video = os.path.join(video_dir, path)
-            for name, value in fidelity(video, scratch, f'A/{n:03}', others).items():
-                decibels[name].append(value)
-    print(f'{len(rows)} clips, {sum(rows.values()):,} frames, flow {values.flow}')
-    print_storage(scratch, rows, spent)
-    for name, found in decibels.items():
-        print(
-            f'{name}: frames {statistics.median(found):.1f} dB as a median over '
-            f'clips, {min(found):.1f} at worst'
-        )
     names = ['archive', *others]
     readers = {name: tasks_of(scratch, name, others.get(name)) for name in names}
+    print(f'{len(rows)} clips, {sum(rows.values()):,} frames, flow {values.flow}')
+    print_storage(scratch, rows, took)
+    print_fidelity(scratch, paths, others)
     print_reading(rounds_of(readers, rows, values.rounds), names)
     print_threads(readers, rows, values.rounds)
     if values.steps:
