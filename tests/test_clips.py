@@ -16,7 +16,7 @@ SIZE = 48
 CLIP = 'Class/a clip, "quoted" é'
 # what the two files of a clip hold, written here once more
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 93]
-PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, 32]
+PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_FILTER, 32]
 
 
 def drawn(count, size=SIZE, seed=3):
