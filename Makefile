@@ -58,6 +58,8 @@ lint: install
 
 bench: demo
 	$(PY) -m tests.bench.bench_optical_flow $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
+	$(PY) -m tests.bench.bench_codecs $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
+	$(PY) -m tests.bench.bench_input $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
 	$(PY) -m tests.bench.bench_weights
 	$(PY) -m tests.bench.bench_vgg
 	$(PY) -m tests.bench.bench_training

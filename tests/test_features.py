@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from data import archive
 from data import clips
 from data import features
 from data import feeds
@@ -98,6 +99,20 @@ def test_stamp_tells_size_and_end_of_both_files(tmp_path):
             stamps.add(features.stamp(tmp_path, 'A/x'))
         path.write_bytes(b'whole')
     assert len(stamps) == 11 and {len(stamp) for stamp in stamps} == {16}
+
+
+def test_stamp_tells_each_image_of_a_long_clip(tmp_path):
+    """Of files of one size, whose index alone tells that an image differs."""
+    paths = clips.frames_path(tmp_path, 'A/x'), clips.flow_path(tmp_path, 'A/x')
+    stamps = set()
+    for different in (None, 0, 450, 899):
+        for path in paths:
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with archive.Writer(path, '.jpg', bytes) as writer:
+                for place in range(900):
+                    writer.append([place == different])
+        stamps.add(features.stamp(tmp_path, 'A/x'))
+    assert len(stamps) == 4
 
 
 @pytest.mark.parametrize('left', [0, 10, -16, -1])
