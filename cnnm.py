@@ -11,12 +11,12 @@ is Simonyan and Zisserman, 'Two-stream convolutional networks', NIPS 2014, figur
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import vgg
+from data import clips
 from weights import dump
 from weights import layers
+from weights import published
 
 NETWORK = 'cnnm'
-STILL = 128.0  # a flow field's stored value where nothing moves
 FLOW_SCALE = 1 / 20  # brings flow near unit variance, so that training can start
 SMALLEST = 41  # the three poolings end at 1
 LAYERS = ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8']
@@ -58,42 +58,33 @@ def cnn_m_2048(
             f'CNN-M-2048 needs input of {SMALLEST}x{SMALLEST} pixels or more, '
             f'not {height}x{width}'
         )
-    # published pictures have the data set's mean; flow means its still value and scale
     colour = channels == 3
-    mean = tf.constant(vgg.MEAN if colour else [STILL] * channels)
-    scale = tf.constant(1.0 if colour else FLOW_SCALE)
     end_points = {}
     with tf.variable_scope(scope):
-        mean = tf.get_variable('mean', initializer=mean, trainable=False)
-        scale = tf.get_variable('scale', initializer=scale, trainable=False)
+        mean = published.MEAN if colour else [clips.FLOW_ZERO] * channels
+        mean = layers.constant('mean', mean)
+        scale = layers.constant('scale', 1.0 if colour else FLOW_SCALE)
         x = (tf.cast(images, tf.float32) - mean) * scale
         # sizes in the comments are those of 224x224 input
-        x = end_points['conv1'] = conv(x, 96, 7, 2, 0, 'conv1')  # [N, 109, 109, 96]
+        # 7x7 at stride 2 -> [N, 109, 109, 96]
+        x = end_points['conv1'] = layers.conv(x, 96, 'conv1', 7, 2, 'VALID')
         x = end_points['norm1'] = local_response_norm(x)
         x = end_points['pool1'] = pool(x)  # [N, 54, 54, 96]
-        x = end_points['conv2'] = conv(x, 256, 5, 2, 1, 'conv2')  # [N, 26, 26, 256]
+        # 5x5 at stride 2, padded by 1 -> [N, 26, 26, 256]
+        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        x = end_points['conv2'] = layers.conv(x, 256, 'conv2', 5, 2, 'VALID')
         if norm2:
             x = end_points['norm2'] = local_response_norm(x)
         x = end_points['pool2'] = pool(x)  # [N, 13, 13, 256]
         for name in ('conv3', 'conv4', 'conv5'):
-            x = end_points[name] = conv(x, 512, 3, 1, 1, name)  # [N, 13, 13, 512]
+            x = end_points[name] = layers.conv(x, 512, name)  # [N, 13, 13, 512]
         x = end_points['pool5'] = pool(x)  # [N, 6, 6, 512]
         x = tf.reshape(x, [-1, x.shape[1:].num_elements()])  # flattened H, W, C
         for name, units in (('fc6', 4096), ('fc7', 2048)):
-            x = end_points[name] = tf.nn.relu(vgg.fc(x, units, name))  # [N, units]
-            x = vgg.dropout(x, keep_prob, dropout_seed, name)
-        logits = end_points['fc8'] = vgg.fc(x, num_classes, 'fc8')  # [N, C]
+            x = end_points[name] = tf.nn.relu(layers.fc(x, units, name))  # [N, units]
+            x = layers.dropout(x, keep_prob, dropout_seed, name)
+        logits = end_points['fc8'] = layers.fc(x, num_classes, 'fc8')  # [N, C]
     return logits, end_points
-
-
-def conv(x, filters, size, stride, pad, scope):
-    """Convolution padded by `pad` on every side, and ReLU."""
-    with tf.variable_scope(scope):
-        shape = [size, size, x.shape[-1], filters]
-        weights, biases = layers.weights_and_biases(shape)
-        padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
-        x = tf.nn.conv2d(x, weights, strides=stride, padding=padding)
-        return tf.nn.relu(tf.nn.bias_add(x, biases))
 
 
 def local_response_norm(x):
@@ -104,28 +95,28 @@ def local_response_norm(x):
 def pool(x):
     """Maximum of 3x3 at stride 2 with Caffe's ceil rule: no column is left out.
 
-    An even size lacks one row or column at the end. Zeros stand in for it, which never
+    An even size is one row or column too short. Zeros are added at the end, which never
     exceed a maximum because the input comes from a ReLU.
     """
-    lacks = [1 - size % 2 for size in x.shape[1:3]]
-    if any(lacks):
-        x = tf.pad(x, [[0, 0], [0, lacks[0]], [0, lacks[1]], [0, 0]])
+    added = [1 - size % 2 for size in x.shape[1:3]]
+    if any(added):
+        x = tf.pad(x, [[0, 0], [0, added[0]], [0, added[1]], [0, 0]])
     return tf.nn.max_pool2d(x, 3, 2, 'VALID')
 
 
 def subtract_mean_flow(stacks):
-    """Takes each field's mean vector away, the camera's share of the motion.
+    """Subtracts each field's mean vector, the camera's share of the motion.
 
     Applied to stacks before cnn_m_2048 (two-stream 2014, section 3.1).
 
     Args:
-      stacks: uint8 or float [N, H, W, 2L], as stored, 128 where nothing moves.
+      stacks: uint8 or float [N, H, W, 2L], as stored, zero flow being 128.
 
     Returns:
-      float32 [N, H, W, 2L], each channel's mean over H and W being 128.
+      float32 [N, H, W, 2L]; the mean over H and W of each channel is 128.
     """
     stacks = tf.cast(stacks, tf.float32)
-    return stacks - tf.reduce_mean(stacks, axis=[1, 2], keepdims=True) + STILL
+    return stacks - tf.reduce_mean(stacks, axis=[1, 2], keepdims=True) + clips.FLOW_ZERO
 
 
 def cross_modality(weights, channels):
@@ -159,25 +150,25 @@ def load_weights(session, directory, scope, cross_modality=False):
       directory: a dump, such as weights.convert writes.
       scope: full variable prefix, such as 'motion/cnn_m_2048'.
       cross_modality: True starts a network for flow from a dump for colour frames:
-        conv1 by the function of that name, mean 128, everything else, the scale that
-        conv1 is used to included, from the dump.
+        conv1 by the function of that name, mean 128, everything else from the dump,
+        the scale that conv1 was trained with included.
 
     Returns:
       dump.Report of the variables loaded, missing and unexpected.
 
     Raises:
-      ValueError: not a whole, finite dump of CNN-M-2048 for this input size.
+      ValueError: not a finite dump of CNN-M-2048 for this input size.
     """
     changes = start_from_colour(session.graph, scope) if cross_modality else {}
     return dump.load(session, directory, scope, NETWORK, changes)
 
 
 def start_from_colour(graph, scope):
-    """How a colour dump's arrays change for the flow network under `scope`."""
+    """Changes, for dump.load, that make a colour dump fit the flow network there."""
     channels = dump.variables(graph, scope)['mean'].shape[0]
     return {
         'conv1/weights': lambda weights: cross_modality(weights, channels),
-        'mean': lambda mean: np.full(channels, STILL, np.float32),
+        'mean': lambda mean: np.full(channels, clips.FLOW_ZERO, np.float32),
     }
 
 

@@ -123,10 +123,7 @@ def scaled(features, stream):
     """
     variables = tf.variable_scope('inputs', auxiliary_name_scope=False)
     with variables, tf.name_scope(INPUTS_SCOPE):
-        scale = tf.get_variable(
-            f'{stream}_scale', [], tf.float32, tf.ones_initializer(), trainable=False
-        )
-        return features / scale
+        return features / layers.constant(f'{stream}_scale', 1.0)
 
 
 # -- LSTM -----------------------------------------------------------------------------
@@ -196,7 +193,7 @@ def lstm_stack(features, lengths, units, keep_prob, dropout_seed):
     for layer, layer_units in enumerate(units):
         name = f'layer_{layer + 1}'
         if layer:
-            outputs = vgg.dropout(outputs, keep_prob, dropout_seed, name)
+            outputs = layers.dropout(outputs, keep_prob, dropout_seed, name)
         with tf.variable_scope(name):
             outputs, last = lstm(outputs, lengths, layer_units)
     return last
@@ -308,7 +305,7 @@ def hybrid(
     head_function = {'concat': one_softmax, 'late': combined_softmaxes}[head]
     with tf.variable_scope('softmax'):
         parts = {
-            name: vgg.dropout(end_points[name], keep_prob, dropout_seed, name)
+            name: layers.dropout(end_points[name], keep_prob, dropout_seed, name)
             for name in all_branches()
             if name in branches
         }
@@ -564,9 +561,8 @@ def initialize(session, dumps, cross_modality=False):
 
 
 def set_variable(session, name, value):
-    """Gives one variable another value, through its initial value's place."""
-    variable = next(v for v in tf.global_variables() if v.op.name == name)
-    session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+    """Gives one variable another value."""
+    layers.assign(session, {name: value})
 
 
 def set_scales(session, scales):

@@ -4,19 +4,17 @@
     vgg.load_weights(session, 'weights/vgg19', 'vgg_19')
 
 Source: Simonyan and Zisserman, 'Very deep convolutional networks for large-scale image
-recognition', ICLR 2015, table 1, column E. Layer names are the published ones; pictures
+recognition', ICLR 2015, table 1, column E. Layer names are the published ones; frames
 are BGR 0..255, as the published weights expect them.
 """
-
-import zlib
 
 import tensorflow.compat.v1 as tf
 
 from weights import dump
 from weights import layers
+from weights import published
 
 NETWORK = 'vgg19'
-MEAN = (103.939, 116.779, 123.68)  # B, G, R of the published weights' training set
 SMALLEST = 32  # five poolings halve it to 1
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # (filters, convolutions)
 LAYERS = [f'conv{b}_{n}' for b in range(1, 6) for n in range(1, BLOCKS[b - 1][1] + 1)]
@@ -60,57 +58,21 @@ def vgg_19(
         )
     end_points = {}
     with tf.variable_scope(scope):
-        mean = tf.get_variable('mean', initializer=tf.constant(MEAN), trainable=False)
-        scale = tf.get_variable('scale', initializer=tf.constant(1.0), trainable=False)
+        mean = layers.constant('mean', published.MEAN)
+        scale = layers.constant('scale', 1.0)
         x = (tf.cast(images, tf.float32) - mean) * scale
         for block, (filters, convolutions) in enumerate(BLOCKS, start=1):
-            for layer in range(1, convolutions + 1):
-                name = f'conv{block}_{layer}'
-                x = end_points[name] = conv(x, filters, name)
+            for number in range(1, convolutions + 1):
+                name = f'conv{block}_{number}'
+                x = end_points[name] = layers.conv(x, filters, name)
             x = tf.nn.max_pool2d(x, 2, 2, 'VALID', name=f'pool{block}')
             end_points[f'pool{block}'] = x  # [N, H/2^block, W/2^block, filters]
         x = tf.reshape(x, [-1, x.shape[1:].num_elements()])  # flattened H, W, C
         for name in ('fc6', 'fc7'):
-            x = end_points[name] = tf.nn.relu(fc(x, 4096, name))  # [N, 4096]
-            x = dropout(x, keep_prob, dropout_seed, name)
-        logits = end_points['fc8'] = fc(x, num_classes, 'fc8')  # [N, C]
+            x = end_points[name] = tf.nn.relu(layers.fc(x, 4096, name))  # [N, 4096]
+            x = layers.dropout(x, keep_prob, dropout_seed, name)
+        logits = end_points['fc8'] = layers.fc(x, num_classes, 'fc8')  # [N, C]
     return logits, end_points
-
-
-def conv(x, filters, scope):
-    """3x3 convolution and ReLU, [N, H, W, D] -> [N, H, W, filters]."""
-    with tf.variable_scope(scope):
-        weights, biases = layers.weights_and_biases([3, 3, x.shape[-1], filters])
-        x = tf.nn.conv2d(x, weights, strides=1, padding='SAME')
-        return tf.nn.relu(tf.nn.bias_add(x, biases))
-
-
-def fc(x, units, scope):
-    """Fully connected layer, [N, D] -> [N, units]."""
-    with tf.variable_scope(scope):
-        weights, biases = layers.weights_and_biases([x.shape[-1], units])
-        return tf.nn.bias_add(tf.matmul(x, weights), biases)
-
-
-def dropout(x, keep_prob, seed, layer):
-    """Keeps each unit with probability keep_prob; (seed, layer) fixes which.
-
-    Args:
-      x: float32, any shape.
-      keep_prob: float or scalar tensor; the float 1.0 adds no op.
-      seed: int32 [2] = (seed, step).
-      layer: name, within the current variable scope, whose constant the seed gets.
-
-    Returns:
-      float32 of x's shape, units kept scaled by 1 / keep_prob.
-    """
-    if isinstance(keep_prob, (int, float)) and keep_prob == 1:
-        return x
-    assert seed is not None, 'dropout needs dropout_seed = (seed, step)'
-    # the constant goes to the seed, not to the step, where the next step would meet it
-    full_name = f'{tf.get_variable_scope().name}/{layer}'
-    constant = zlib.crc32(full_name.encode()) % 2**30
-    return tf.nn.experimental.stateless_dropout(x, 1 - keep_prob, seed + [constant, 0])
 
 
 def load_weights(session, directory, scope):
@@ -125,7 +87,7 @@ def load_weights(session, directory, scope):
       dump.Report of the variables loaded, missing and unexpected.
 
     Raises:
-      ValueError: not a whole, finite dump of VGG-19 for this frame size.
+      ValueError: not a finite dump of VGG-19 for this frame size.
     """
     return dump.load(session, directory, scope, NETWORK)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import cnnm
-import vgg
 from weights import convert
 from weights import dump
+from weights import layers
+from weights import published
 
 DIVISOR = 64
 SIZE = 64  # of frames: fc6 sees 2x2 positions of VGG-19, one of CNN-M-2048
@@ -21,31 +21,38 @@ MEAN = np.array([103.939, 116.779, 123.68], np.float32)  # B, G, R
 
 
 def patch(monkeypatch):
-    """Makes both networks build 1/64 of their widths until the test ends."""
-    conv, fc = cnnm.conv, vgg.fc
+    """Makes both networks, and the tables of what was published, 1/64 as wide until
+    the test ends."""
+    conv, fc = layers.conv, layers.fc
 
     def narrow_fc(x, units, scope):
         return fc(x, units if scope == 'fc8' else units // DIVISOR, scope)
 
     def narrow_conv(x, filters, *rest):
-        return conv(x, -(-filters // DIVISOR), *rest)
+        return conv(x, filters // DIVISOR + 1, *rest)
 
-    blocks = tuple((filters // DIVISOR + 1, n) for filters, n in vgg.BLOCKS)
-    monkeypatch.setattr(vgg, 'BLOCKS', blocks)
-    monkeypatch.setattr(vgg, 'fc', narrow_fc)
-    monkeypatch.setattr(cnnm, 'conv', narrow_conv)
+    monkeypatch.setattr(layers, 'conv', narrow_conv)
+    monkeypatch.setattr(layers, 'fc', narrow_fc)
+    for network, shapes in published.SHAPES.items():
+        narrowed, inputs = {}, 3
+        for layer, (height, width, _, outputs) in shapes.items():
+            if layer != 'fc8':
+                outputs = outputs // DIVISOR + (layer not in published.FC)
+            narrowed[layer] = height, width, inputs, outputs
+            inputs = outputs
+        monkeypatch.setitem(published.SHAPES, network, narrowed)
 
 
 def random_layers(graph, scope, seed=0):
     """{layer: (weights, biases)}, random, in the shapes of the network in a graph."""
     random = np.random.RandomState(seed)
-    layers = {}
+    pairs = {}
     for variable in graph.get_collection('trainable_variables'):
         layer, kind = variable.op.name.removeprefix(f'{scope}/').split('/')
         fan_in = np.prod(variable.shape[:-1]) if kind == 'weights' else 100
         values = random.standard_normal(variable.shape) * np.sqrt(2 / fan_in)
-        layers.setdefault(layer, []).append(values.astype(np.float32))
-    return {layer: tuple(pair) for layer, pair in layers.items()}
+        pairs.setdefault(layer, []).append(values.astype(np.float32))
+    return {layer: tuple(pair) for layer, pair in pairs.items()}
 
 
 def random_network(function, classes=6, channels=3):
@@ -56,16 +63,16 @@ def random_network(function, classes=6, channels=3):
         return random_layers(graph, 'net')
 
 
-def flipped(layers, first='conv1_1'):
+def flipped(pairs, first='conv1_1'):
     """The network for R, G, B from that for B, G, R, or back."""
-    weights, biases = layers[first]
-    return {**layers, first: (np.flip(weights, 2), biases)}
+    weights, biases = pairs[first]
+    return {**pairs, first: (np.flip(weights, 2), biases)}
 
 
-def output_first(layers, positions=(2, 2)):
+def output_first(pairs, positions=(2, 2)):
     """[out, in, H, W] and [out, in], fc6 flattened C, H, W: torch's and Caffe's."""
     turned = {}
-    for name, (weights, biases) in layers.items():
+    for name, (weights, biases) in pairs.items():
         if name == 'fc6':
             weights = weights.reshape(*positions, -1, weights.shape[-1])
             weights = np.einsum('hwco->ochw', weights).reshape(biases.size, -1)
@@ -77,11 +84,11 @@ def output_first(layers, positions=(2, 2)):
     return turned
 
 
-def as_convolutions(layers, positions=(2, 2)):
+def as_convolutions(pairs, positions=(2, 2)):
     """Fully connected layers as [H, W, in, out]: MatConvNet's and slim's."""
-    turned = dict(layers)
+    turned = dict(pairs)
     for name in ('fc6', 'fc7', 'fc8'):
-        weights, biases = layers[name]
+        weights, biases = pairs[name]
         size = positions if name == 'fc6' else (1, 1)
         turned[name] = weights.reshape(*size, -1, biases.size), biases
     return turned
@@ -96,11 +103,11 @@ def converted(source, network, tmp_path):
     return {str(p.relative_to(out))[:-4]: np.load(p) for p in paths}
 
 
-def check(arrays, layers, mean=MEAN, scale=1.0, skip=()):
+def check(arrays, pairs, mean=MEAN, scale=1.0, skip=()):
     """The dump holds the layers to the last bit, and mean and scale."""
-    names = {f'{layer}/{kind}' for layer in layers for kind in ('weights', 'biases')}
+    names = {f'{layer}/{kind}' for layer in pairs for kind in ('weights', 'biases')}
     assert set(arrays) == names | {'mean', 'scale'}
-    for layer, (weights, biases) in layers.items():
+    for layer, (weights, biases) in pairs.items():
         if layer not in skip:
             np.testing.assert_array_equal(arrays[f'{layer}/weights'], weights, layer)
         np.testing.assert_array_equal(arrays[f'{layer}/biases'], biases, layer)

@@ -11,6 +11,8 @@ import tensorflow.compat.v1 as tf
 import cnnm
 from weights import convert
 from weights import dump
+from weights import layers
+from weights import published
 
 SHAPES = {  # H, W, in, out of a network for colour frames of 224x224
     'conv1': (7, 7, 3, 96),
@@ -54,18 +56,18 @@ def normalized(x):
     return y
 
 
-def reference(x, layers, norm2=True):
+def reference(x, network, norm2=True):
     """{layer: values} of CNN-M-2048 on one input [H, W, C] after mean and scale."""
     out = {}
-    x = out['conv1'] = relu_conv(x, *layers['conv1'], stride=2)
+    x = out['conv1'] = relu_conv(x, *network['conv1'], stride=2)
     x = out['pool1'] = caffe_pool(normalized(x))
-    x = relu_conv(x, *layers['conv2'], stride=2, pad=1)
+    x = relu_conv(x, *network['conv2'], stride=2, pad=1)
     x = out['pool2'] = caffe_pool(normalized(x) if norm2 else x)
     for name in ('conv3', 'conv4', 'conv5'):
-        x = relu_conv(x, *layers[name], pad=1)
+        x = relu_conv(x, *network[name], pad=1)
     x = out['pool5'] = caffe_pool(x)
     for name in ('fc6', 'fc7', 'fc8'):
-        weights, biases = layers[name]
+        weights, biases = network[name]
         # as a convolution that covers its input, which is how it is published
         weights = weights.reshape(*x.shape, -1)
         x = np.einsum('hwc,hwco->o', x, weights)[np.newaxis, np.newaxis] + biases
@@ -106,6 +108,22 @@ def test_names_counts_and_shapes_are_the_published_ones(graph):
         ).split()
     )
     assert logits.shape.as_list() == [None, 1000]
+    assert published.SHAPES['cnnm'] == SHAPES and cnnm.LAYERS == list(SHAPES)
+    held = {op.name for op in graph.get_operations() if op.type == 'Placeholder'}
+    everything = {v.op.name for v in tf.global_variables()}
+    held.discard('Placeholder')  # the images
+    assert held == {f'{name}/load/value' for name in everything}
+
+
+@pytest.mark.parametrize('size', [41, 42, 43, 44, 56, 57, 58, 112, 223])
+def test_fc6_has_the_published_shape_at_every_size(graph, monkeypatch, size):
+    narrow.patch(monkeypatch)
+    cnnm.cnn_m_2048(tf.placeholder(tf.uint8, [None, size, size, 6]), 7)
+    expected = published.shapes('cnnm', 6, 7, size)
+    found = {v.op.name: v.shape for v in tf.trainable_variables()}
+    for layer, shape in expected.items():
+        assert found[f'cnn_m_2048/{layer}/weights'] == shape
+        assert found[f'cnn_m_2048/{layer}/biases'] == shape[-1:]
 
 
 def test_counts_on_flow(graph):
@@ -122,14 +140,14 @@ def test_counts_on_flow(graph):
 def equals_reference(tmp_path, size, positions):
     """Random weights through a .mat as MatConvNet writes it, every layer compared."""
     random = np.random.RandomState(3)
-    layers = {}
+    network = {}
     for name, shape in SHAPES.items():
         shape = (*positions, *shape[2:]) if name == 'fc6' else shape
         scale = np.float32(math.sqrt(2 / math.prod(shape[:-1])))
         weights = random.standard_normal(shape).astype(np.float32) * scale
-        layers[name] = weights, random.rand(shape[-1]).astype(np.float32)
-    cells = np.empty(2 * len(layers), object)
-    for at, (name, (weights, biases)) in enumerate(layers.items()):
+        network[name] = weights, random.rand(shape[-1]).astype(np.float32)
+    cells = np.empty(2 * len(network), object)
+    for at, (name, (weights, biases)) in enumerate(network.items()):
         pair = np.empty((1, 2), object)
         pair[0, 0], pair[0, 1] = weights, biases[:, np.newaxis]
         cells[2 * at] = {'name': name, 'type': 'conv', 'weights': pair}
@@ -146,7 +164,7 @@ def equals_reference(tmp_path, size, positions):
         cnnm.load_weights(session, tmp_path / 'd', 'cnn_m_2048')
         got = session.run(end_points, {images: frames})
     rgb = frames[0, ..., ::-1] - average.mean(axis=(0, 1))
-    check(got, reference(rgb.astype(np.float32), layers))
+    check(got, reference(rgb.astype(np.float32), network))
 
 
 def test_equal_to_numpy_through_a_mat_file(tmp_path):
@@ -167,19 +185,18 @@ def test_equal_to_numpy_at_odd_sizes(
     narrow.patch(monkeypatch)
     images = tf.placeholder(tf.uint8, [None, height, width, channels])
     _, end_points = cnnm.cnn_m_2048(images, 5, norm2=norm2)
-    layers = narrow.random_layers(graph, 'cnn_m_2048')
+    network = narrow.random_layers(graph, 'cnn_m_2048')
     # large values, so that the normalization has something to do
-    layers['conv1'] = 200 * layers['conv1'][0], layers['conv1'][1]
+    network['conv1'] = 200 * network['conv1'][0], network['conv1'][1]
     stack = np.random.RandomState(1).randint(0, 256, [1, *images.shape[1:]])
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
-        for name, variable in dump.variables(graph, 'cnn_m_2048').items():
-            layer, _, kind = name.partition('/')
-            if kind:
-                variable.load(layers[layer][kind == 'biases'], session)
+        for layer, pair in network.items():
+            names = (f'cnn_m_2048/{layer}/{kind}' for kind in ('weights', 'biases'))
+            layers.assign(session, dict(zip(names, pair, strict=True)))
         got = session.run(end_points, {images: stack})
-    # flow: still is 128, and a twentieth of the stored step
-    check(got, reference((stack[0] - 128.0) / 20, layers, norm2))
+    # zero flow is 128, and a stored step is scaled by a twentieth
+    check(got, reference((stack[0] - 128.0) / 20, network, norm2))
 
 
 def test_sizes_that_do_not_fit_are_refused(graph, monkeypatch):

@@ -1,15 +1,15 @@
 """Dumps: a network's variables as a folder of .npy files, loaded without a copy.
 
-    weights/vgg19/dump.json                network, input order, origin, shapes, sha256
+    weights/vgg19/dump.json                network, origin, shapes, sha256, ...
     weights/vgg19/conv1_1/weights.npy      one array a variable, float32
     weights/vgg19/mean.npy ...
 
     python -m weights.dump --dir=weights/vgg19     # compare every array with its sha256
 
-Each array is memory-mapped and fed in place of its variable's initial value, so that
-loading needs no placeholder and no op. np.save aligns data as TensorFlow wants it,
-so the variable then *is* the mapped file: nothing is copied until a training step
-writes, and what is written stays in memory.
+Each array is memory-mapped and fed to the placeholder that its variable got when the
+network was built (layers.py). np.save aligns data as TensorFlow wants it, so the
+variable then *is* the mapped file: nothing is copied until a training step writes, and
+what is written stays in memory.
 """
 
 import hashlib
@@ -28,6 +28,8 @@ from results import command_line
 
 with command_line.tensorflow_in_silence():
     import tensorflow.compat.v1 as tf
+from weights import layers
+from weights import published
 
 DESCRIPTION = 'dump.json'
 INPUT_ORDER = {3: 'BGR'}  # by channels; everything else is flow x1, y1, .. xL, yL
@@ -37,12 +39,12 @@ class Report(typing.NamedTuple):
     """What a load did, as lists of variable names below the scope."""
 
     loaded: list
-    missing: list  # variables left as they were
+    missing: list  # variables that keep their values
     unexpected: list  # arrays of the dump without a variable
 
 
 def variables(graph, scope):
-    """The network's variables under `scope`, without the optimizer's slots.
+    """The network's variables under `scope`, without those of the optimizer.
 
     Args:
       graph: a tf.Graph.
@@ -60,7 +62,7 @@ def variables(graph, scope):
     found = {
         name.removeprefix(prefix): variable
         for name, variable in by_name.items()
-        # a slot is named below its variable: conv1_1/weights/Momentum
+        # the optimizer's are named below theirs: conv1_1/weights/Momentum
         if name.startswith(prefix) and os.path.dirname(name) not in by_name
     }
     if not found:
@@ -72,7 +74,8 @@ def load(session, directory, scope, network, changes=None):
     """Loads a dump into the variables under `scope`, after checking all of it.
 
     Args:
-      session: a tf.Session; its graph does not grow and may be finalized.
+      session: a tf.Session, whose graph was built by the network's function; it does
+        not grow and may be finalized.
       directory: the dump.
       scope: full variable prefix.
       network: the network the dump must be of, such as 'vgg19'.
@@ -80,7 +83,7 @@ def load(session, directory, scope, network, changes=None):
 
     Returns:
       A Report, whose text has been printed. An fc8 of another number of classes and
-      arrays that the dump does not have are left as they were.
+      variables that are not in the dump keep their values.
 
     Raises:
       ValueError: the dump is incomplete, of another network, shape or type, or not
@@ -107,27 +110,42 @@ def load(session, directory, scope, network, changes=None):
     for name, array in arrays.items():
         check_shape(directory, name, array.shape, tuple(targets[name].shape))
         check_finite(f'{directory}/{name}.npy', array)
-    # one run for all: each run costs TensorFlow a look at the whole graph
-    initializers = {name: targets[name].initializer for name in arrays}
-    fed = {initializers[name].inputs[1]: arrays[name] for name in arrays}
-    session.run(list(initializers.values()), fed)
+    layers.assign(session, {targets[n].op.name: arrays[n] for n in arrays})
     report = Report(
         loaded=sorted(arrays),
         missing=sorted(set(targets) - set(arrays)),
         unexpected=sorted(set(described['arrays']) - set(targets)),
     )
     print(f'{scope}: {len(arrays)} of {len(targets)} variables from {directory}')
-    if classes:
-        print(f'  fc8 is left as it was: {classes}')
-    if report.missing:
-        print(f'  left as they were: {", ".join(report.missing)}')
-    if report.unexpected:
-        print(f'  not in the graph: {", ".join(report.unexpected)}')
+    print_missing(report, described['missing_layers'], classes)
     return report
 
 
+def print_missing(report, missing_layers, classes):
+    """Prints a line for each reason why a variable or an array was left out.
+
+    Args:
+      report: Report.
+      missing_layers: of dump.json.
+      classes: of other_classes.
+    """
+    if missing_layers:
+        print(
+            f'  {published.span(missing_layers)} start at random: the dump holds the '
+            'first layers only'
+        )
+    if classes:
+        print(f'  fc8 keeps its values: {classes}')
+    told = {*missing_layers, *(['fc8'] if classes else [])}
+    others = [name for name in report.missing if os.path.dirname(name) not in told]
+    if others:
+        print(f'  not in the dump, so left as they are: {", ".join(others)}')
+    if report.unexpected:
+        print(f'  not in the graph: {", ".join(report.unexpected)}')
+
+
 def other_classes(arrays, targets):
-    """In words, how fc8's number of classes differs; '' where it does not."""
+    """In words, how fc8's number of classes differs; '' where it is the same."""
     if 'fc8/weights' not in arrays or 'fc8/weights' not in targets:
         return ''
     stored, wanted = arrays['fc8/weights'].shape[-1], targets['fc8/weights'].shape[-1]
@@ -152,15 +170,15 @@ def mapped(directory, name, shape):
 
 
 def check_shape(directory, name, stored, wanted):
-    """Refuses an array that does not fit its variable, and says why where it shows."""
+    """Refuses an array that does not fit its variable; gives the reason if it can."""
     if stored == wanted:
         return
     reason = 'another network or input'
     if name == 'fc6/weights':
-        # 512 channels enter fc6, as many times as positions are left of the frame
+        # 512 channels enter fc6 at each position that the poolings leave
         reason = (
-            f'another frame size, which leaves {stored[0] // 512} positions before '
-            f'fc6 where the graph has {wanted[0] // 512}'
+            f'another frame size: {stored[0] // 512} positions enter its fc6, and '
+            f'{wanted[0] // 512} that of the graph'
         )
     elif name == 'mean' or (name == 'conv1/weights' and stored[2:3] != wanted[2:3]):
         channels = stored[0] if name == 'mean' else stored[2]
@@ -175,10 +193,10 @@ def check_shape(directory, name, stored, wanted):
 
 
 def check_finite(where, array):
-    """Refuses NaN and infinity by one sum, to which any of them is contagious."""
+    """Refuses NaN and infinity, which make the sum of all values not finite."""
     with np.errstate(over='ignore', invalid='ignore'):
         total = array.sum()
-    # a sum may also overflow by itself, so only the elements give the verdict
+    # large finite values may overflow the sum, so the elements decide
     if not np.isfinite(total) and not np.isfinite(array).all():
         raise ValueError(f'{where} holds values that are not finite')
 
@@ -201,17 +219,18 @@ def save(session, directory, scope, network, origin):
     write(directory, network, origin, arrays)
 
 
-def write(directory, network, origin, arrays):
+def write(directory, network, origin, arrays, missing_layers=()):
     """Writes a dump: whole, or not at all.
 
     Two renames replace a dump that is there; a process killed right between them leaves
-    the old one beside the place, in a hidden folder that ends in its process id.
+    the old one in a hidden folder beside it, whose name ends in the process id.
 
     Args:
       directory: where the dump will be; a dump that is there is replaced.
       network: 'vgg19' or 'cnnm'.
       origin: text, where the weights came from.
       arrays: iterable of (variable name, float32 array), 'mean' among them.
+      missing_layers: names of the network's last layers, if the dump is without them.
 
     Raises:
       ValueError: a value is not finite, or `directory` exists and is not a dump.
@@ -222,7 +241,12 @@ def write(directory, network, origin, arrays):
     us = f'{socket.gethostname()}-{os.getpid()}'
     temporary = target.with_name(f'.{target.name}.new-{us}')
     replaced = target.with_name(f'.{target.name}.old-{us}')
-    described = {'network': network, 'origin': origin, 'arrays': {}}
+    described = {
+        'network': network,
+        'origin': origin,
+        'missing_layers': list(missing_layers),
+        'arrays': {},
+    }
     try:
         for name, array in arrays:
             assert array.dtype == np.float32, f'{name} must be float32'
@@ -252,7 +276,7 @@ def sha256(array):
 
 
 def description(directory):
-    """What dump.json says: network, origin, input_order and arrays by name.
+    """What dump.json says: network, origin, input order, missing layers, arrays.
 
     Raises:
       ValueError: the folder is not a dump.
@@ -263,6 +287,7 @@ def description(directory):
         for about in described['arrays'].values():
             math.prod(about['shape']), len(about['sha256'])
         described['network'], described['origin'], described['input_order']
+        ', '.join(described.setdefault('missing_layers', []))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f'{directory} is not a dump of weights ({path.name}: {error!r}); '
@@ -272,9 +297,9 @@ def description(directory):
 
 
 def fingerprint(directory):
-    """Short hex that stands for the weights: network, names, shapes and hashes.
+    """Short hex that identifies the weights by network, names, shapes and hashes.
 
-    Read from dump.json alone, so it costs nothing and files are not looked at.
+    It is computed from dump.json alone; the arrays are not read.
     """
     described = description(directory)
     arrays = [
@@ -308,9 +333,12 @@ def define_flags():
 
 
 def main(values):
-    """Prints what the dump is; ValueError where it is not what dump.json says."""
+    """Prints what the dump holds; ValueError where that is not what dump.json says."""
     described, count = description(values.dir), verify(values.dir)
+    missing = described['missing_layers']
     print(f'{values.dir}: {described["network"]} from {described["origin"]}')
+    if missing:
+        print(f'it holds the first layers only: {published.span(missing)} are missing')
     print(f'{count} arrays as described, fingerprint {fingerprint(values.dir)}')
 
 
