@@ -115,11 +115,16 @@ def check(arrays, pairs, mean=MEAN, scale=1.0, skip=()):
     np.testing.assert_allclose(arrays['scale'], scale, rtol=1e-6)
 
 
+# Words of Python's and its libraries' own, which tell a user nothing about the file.
+OBSCURE = ('to unpack', 'cannot unpack', 'it lacks', 'out of range', 'has no attribute')
+
+
 def refused(source, tmp_path, match, network='vgg19'):
     """One line that says `match`, and nothing written."""
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(ValueError, match=match) as error:
         convert.convert(source, network, tmp_path / 'refused', SIZE)
     assert '\n' not in str(error.value)
+    assert not [words for words in OBSCURE if words in str(error.value)]
     assert str(source) in str(error.value) or source.name in str(error.value)
     assert sorted(os.listdir(tmp_path)) == before

@@ -14,6 +14,7 @@ import tensorflow.compat.v1 as tf
 import vgg
 from weights import dump
 from weights import pickles
+from weights import published
 from weights import readers
 
 
@@ -34,8 +35,14 @@ def test_tensorflow_vgg_npy(layers, tmp_path, capsys):
     np.save(tmp_path / 'vgg19.npy', pairs, allow_pickle=True)
     narrow.check(narrow.converted(tmp_path / 'vgg19.npy', 'vgg19', tmp_path), layers)
     out = capsys.readouterr().out
-    assert 'conv5_4/weights' in out and 'logits of one image of noise' in out
-    assert dump.fingerprint(tmp_path / 'converted') in out
+    assert 'conv5_4/weights' in out
+    assert f'fingerprint {dump.fingerprint(tmp_path / "converted")}' in out
+
+
+def test_a_pickled_dict_of_dicts(layers, tmp_path):
+    stored = {n: {'biases': b, 'weights': w} for n, (w, b) in layers.items()}
+    np.save(tmp_path / 'vgg19.npy', stored, allow_pickle=True)
+    narrow.check(narrow.converted(tmp_path / 'vgg19.npy', 'vgg19', tmp_path), layers)
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
@@ -127,7 +134,7 @@ def test_only_the_named_constructors_are_admitted(content):
     for names, storages in ((pickles.NUMPY_NAMES, None), (pickles.TORCH_NAMES, {})):
         if content == b'Pid\n.' and storages is not None:
             continue
-        with pytest.raises(pickle.UnpicklingError):
+        with pytest.raises(published.Mismatch, match='^asks for |^refers to data'):
             pickles.Unpickler(io.BytesIO(b'\x80\x04' + content), names, storages).load()
 
 
@@ -137,23 +144,48 @@ def test_broken_pickles_are_refused(layers, tmp_path):
     whole = path.read_bytes()
     for length in (100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        narrow.refused(path, tmp_path, 'by its first bytes a pickled .npy')
-    path.write_bytes(pickle.dumps([1, 2, 3]))
-    narrow.refused(path, tmp_path, 'holds a list, not a dict')
-    path.write_bytes(pickle.dumps({'conv1_1': [1, 2, 3]}))
-    narrow.refused(path, tmp_path, 'by its first bytes a pickle')
+        narrow.refused(path, tmp_path, 'a pickled .npy, is cut off or damaged')
+
+
+def test_pickles_of_something_else_are_refused(layers, tmp_path):
+    path = tmp_path / 'other.npy'
+    for stored, said in (
+        ([1, 2, 3], 'a pickle, holds a list, where a dict of layers'),
+        ({'conv1_1': [1, 2, 3]}, 'a pickle, has 3 arrays for conv1_1, where VGG-19'),
+        (
+            {'conv1_1': 'W'},
+            'a pickle, holds something else than arrays of numbers in co',
+        ),
+        ({'conv1_1': ['W', [1, [2]]]}, 'a pickle, holds something else than arrays'),
+        ({'conv1_1_weights': np.ones(3)}, 'a pickle, has 1 array for conv1_1, where'),
+        ({}, 'a pickle, holds no layers; VGG-19 begins with'),
+        ({'a\nb': [np.ones(3)] * 2}, r"a pickle, holds 'a\\nb' \[3\]; VGG-19 begins"),
+        (np.array(['x'], object), 'a pickle, holds a list, where a dict of layers'),
+    ):
+        path.write_bytes(pickle.dumps(stored))
+        narrow.refused(path, tmp_path, said)
     np.save(path, np.zeros(3))
-    narrow.refused(path, tmp_path, 'pickled .npy')
+    said = r'a pickled .npy, holds one array \[3\] of float64, where a dict of layers'
+    narrow.refused(path, tmp_path, said)
+    np.save(path, np.array([], object), allow_pickle=True)
+    narrow.refused(path, tmp_path, 'a pickled .npy, holds a list, where a dict')
+    nested = {'pnet': [np.ones(n + 1) for n in range(13)], 'rnet': [np.ones(2)] * 16}
+    np.save(path, nested, allow_pickle=True)
+    narrow.refused(path, tmp_path, 'holds pnet of 13 arrays, rnet of 16 arrays; VGG-19')
+    del layers['fc7']
+    np.save(path, {n: list(p) for n, p in layers.items()}, allow_pickle=True)
+    narrow.refused(path, tmp_path, 'holds fc8 of VGG-19 but not fc7 before it')
 
 
 # torch -------------------------------------------------------------------------------
 
 
-def torch_pickle(state, archive):
+def torch_pickle(state, archive, wrap=''):
     """The opcodes by which torch.save pickles a state dict, and its storages.
 
     With archive, as the zip archive's data.pkl; else as the row of pickles has it,
-    with the older function and a sixth item in each storage's identity.
+    with the older function and a sixth item in each storage's identity. With wrap,
+    below that name in a dict, as training scripts save it.
     """
 
     def text(words):
@@ -164,7 +196,7 @@ def torch_pickle(state, archive):
 
     ordered = b'ccollections\nOrderedDict\n)R'
     function = b'_rebuild_tensor_v2' if archive else b'_rebuild_tensor'
-    content = [b'\x80\x02', ordered, b'(']
+    content = [ordered, b'(']
     storages = {}
     for number, (name, array) in enumerate(state.items()):
         key = str(number) if archive else str(94_000_000 + number)
@@ -176,13 +208,15 @@ def torch_pickle(state, archive):
         content += [text(name), b'ctorch._utils\n', function, b'\n((', identity, b'tQ']
         content += [integers([0]), b'(', integers(array.shape), b't(']
         content += [integers(strides), b't', (b'\x89' + ordered) * archive, b'tR']
-    content += [b'u}', text('_metadata'), ordered, b'sb.']
-    return b''.join(content), storages
+    content += [b'u}', text('_metadata'), ordered, b'sb']
+    if wrap:
+        content = [b'}(', text('epoch'), integers([9]), text(wrap), *content, b'u']
+    return b''.join([b'\x80\x02', *content, b'.']), storages
 
 
-def write_torch(path, state, archive):
+def write_torch(path, state, archive, wrap=''):
     """Writes a state dict in one of torch's two serializations."""
-    content, storages = torch_pickle(state, archive)
+    content, storages = torch_pickle(state, archive, wrap)
     if archive:
         with zipfile.ZipFile(path, 'w') as file:
             file.writestr('vgg19/data.pkl', content)
@@ -205,16 +239,16 @@ def torch_state(layers):
     names = [f'features.{n}' for n in numbers] + [f'classifier.{n}' for n in (0, 3, 6)]
     state = {}
     turned = narrow.output_first(layers)
-    for name, layer in zip(names, readers.VGG_19 + readers.FC, strict=True):
+    for name, layer in zip(names, readers.VGG_19, strict=True):
         state[f'{name}.weight'], state[f'{name}.bias'] = turned[layer]
     return state
 
 
-def torch_forward(state, picture):
+def torch_forward(state, frame):
     """Logits of torchvision's VGG-19, C, H, W throughout, on R, G, B in 0..255."""
     mean = np.array([0.485, 0.456, 0.406])[:, None, None]
     std = np.array([0.229, 0.224, 0.225])[:, None, None]
-    x = (picture.transpose(2, 0, 1) / 255 - mean) / std
+    x = (frame.transpose(2, 0, 1) / 255 - mean) / std
     for number in range(37):
         weights = state.get(f'features.{number}.weight')
         if weights is not None:
@@ -267,6 +301,38 @@ def test_torch_itself_writes_what_is_written_here(layers, tmp_path):
             np.testing.assert_array_equal(read[name], tensor.numpy())
 
 
+@pytest.mark.parametrize('wrap', ['state_dict', 'model', ''])
+@pytest.mark.parametrize('prefix', ['module.', 'features.module.', ''])
+def test_torch_checkpoints_of_a_training_script(layers, tmp_path, wrap, prefix):
+    state = {}
+    for name, array in torch_state(narrow.flipped(layers)).items():
+        if prefix == 'features.module.':
+            name = name.replace('features.', prefix)
+        else:
+            name = prefix + name
+        state[name] = array
+    write_torch(tmp_path / 'checkpoint.pth.tar', state, True, wrap)
+    arrays = narrow.converted(tmp_path / 'checkpoint.pth.tar', 'vgg19', tmp_path)
+    np.testing.assert_array_equal(arrays['conv5_4/weights'], layers['conv5_4'][0])
+    np.testing.assert_array_equal(arrays['fc6/weights'], layers['fc6'][0])
+    assert len(arrays) == 40
+
+
+def test_torch_objects_that_are_no_state_dict_are_refused(tmp_path):
+    path = tmp_path / 'vgg19.pth'
+    for content, said in (
+        (pickle.dumps([1, 2], 2), r'holds a list: save model.state_dict\(\) instead'),
+        (pickle.dumps({'epoch': 3}, 2), "no layers, and none of torchvision's layers"),
+        (
+            b'\x80\x02ctorchvision.models.vgg\nVGG\n.',
+            r'asks for torchvision.models.vgg.VGG, which .*: save model.state_dict\(\)',
+        ),
+    ):
+        with zipfile.ZipFile(path, 'w') as file:
+            file.writestr('vgg19/data.pkl', content)
+        narrow.refused(path, tmp_path, said)
+
+
 @pytest.mark.parametrize('archive', [True, False])
 def test_broken_torch_files_are_refused(layers, tmp_path, archive):
     path = tmp_path / 'vgg19.pth'
@@ -275,7 +341,8 @@ def test_broken_torch_files_are_refused(layers, tmp_path, archive):
     whole = path.read_bytes()
     for length in (600, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:length])
-        narrow.refused(path, tmp_path, 'torch .pth')
+        what = 'a zip archive that' if archive else 'by its first bytes a torch file,'
+        narrow.refused(path, tmp_path, f'{what} is cut off or damaged')
 
 
 @pytest.mark.parametrize(
@@ -297,7 +364,33 @@ def test_torch_files_of_other_networks_are_refused(layers, tmp_path):
     state = torch_state(layers)
     state['features.1.weight'] = state['features.1.bias'] = np.zeros(2, np.float32)
     write_torch(path, state, True)
-    narrow.refused(path, tmp_path, 'not vgg19: it has features.1')
-    del state['features.1.weight'], state['features.0.weight']
+    said = r'conv1_1 to fc8 of VGG-19 and features.1 \[2\], which VGG-19 does not have'
+    narrow.refused(path, tmp_path, said)
+    del state['features.1.weight'], state['features.1.bias']
+    del state['features.0.weight']
     write_torch(path, state, True)
-    narrow.refused(path, tmp_path, "lacks 'features.0.weight'")
+    narrow.refused(path, tmp_path, 'has 1 array for conv1_1, where VGG-19 has')
+    del state['features.0.bias']
+    write_torch(path, state, True)
+    narrow.refused(
+        path, tmp_path, r'holds conv1_2 \[3, 3, .*; VGG-19 begins with conv1_1'
+    )
+
+
+def test_a_vgg_19_of_style_transfer_is_refused(tmp_path):
+    state = {}
+    for name, shape in (
+        ('0', (3, 3, 1, 1)),
+        ('2', (64, 3, 3, 3)),
+        ('5', (64, 64, 3, 3)),
+    ):
+        state[f'{name}.weight'] = np.ones(shape, np.float32)
+        state[f'{name}.bias'] = np.ones(shape[0], np.float32)
+    path = tmp_path / 'vgg_normalised.pth'
+    write_torch(path, state, False)
+    said = r"holds 0 \[3, 3, 1, 1\], .*none of torchvision's.* filters are rescaled"
+    narrow.refused(path, tmp_path, said)
+    del state['0.weight'], state['0.bias']
+    write_torch(path, state, False)
+    said = r"holds 2 \[64, .*none of torchvision's layers features.0, .*, ...: convert"
+    narrow.refused(path, tmp_path, said)

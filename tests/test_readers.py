@@ -34,7 +34,7 @@ def layers(narrowed):
 def keras_paths(layout):
     """{our layer: (path of weights, path of biases)} in one of Keras's layouts."""
     paths = {}
-    for i, layer in enumerate(readers.VGG_19 + readers.FC):
+    for i, layer in enumerate(readers.VGG_19):
         if i < 16:
             keras = f'block{layer[4]}_{layer[:4]}{layer[6:]}'
         else:
@@ -58,7 +58,7 @@ def keras_paths(layout):
 @pytest.mark.parametrize('top', [True, False])
 def test_keras_files_of_every_layout(layers, tmp_path, layout, top, capsys):
     if not top:
-        layers = {name: layers[name] for name in readers.VGG_19}
+        layers = {name: layers[name] for name in readers.VGG_19[:16]}
     with h5py.File(tmp_path / 'k.h5', 'w') as file:
         for layer, names in keras_paths(layout).items():
             if layer in layers:
@@ -67,19 +67,83 @@ def test_keras_files_of_every_layout(layers, tmp_path, layout, top, capsys):
         file['block1_pool/nothing'] = np.zeros(0)
         file['optimizer_weights/block1_conv1/kernel_m'] = np.ones((3, 3, 3, 2))
     narrow.check(narrow.converted(tmp_path / 'k.h5', 'vgg19', tmp_path), layers)
-    assert ('fc6, fc7, fc8 will start at random' in capsys.readouterr().out) != top
+    assert ('fc6 to fc8 will start at random' in capsys.readouterr().out) != top
+
+
+@pytest.mark.parametrize('count', [1, 8, 17, 18])
+def test_the_first_layers_alone_are_a_start(layers, tmp_path, count, capsys):
+    some = {name: layers[name] for name in readers.VGG_19[:count]}
+    with h5py.File(tmp_path / 'k.h5', 'w') as file:
+        for layer, names in keras_paths('old').items():
+            for name, array in zip(names, some.get(layer, ()), strict=False):
+                file[name] = array
+    narrow.check(narrow.converted(tmp_path / 'k.h5', 'vgg19', tmp_path), some)
+    rest = readers.VGG_19[count:]
+    described = dump.description(tmp_path / 'converted')
+    assert described['missing_layers'] == rest
+    held = 'conv1_1' if count == 1 else f'conv1_1 to {[*some][-1]}'
+    random = 'fc8' if count == 18 else f'{rest[0]} to fc8'
+    note = f'note: the file holds {held}, {count} of 19 layers; {random} will start at'
+    assert note in capsys.readouterr().out
+    with tf.Graph().as_default() as graph, tf.Session() as session:
+        vgg.vgg_19(tf.placeholder(tf.uint8, [None, narrow.SIZE, narrow.SIZE, 3]), 6)
+        session.run(tf.global_variables_initializer())
+        before = session.run(dump.variables(graph, 'vgg_19'))
+        vgg.load_weights(session, tmp_path / 'converted', 'vgg_19')
+        after = session.run(dump.variables(graph, 'vgg_19'))
+    for name in rest:  # at random, as it was
+        np.testing.assert_array_equal(
+            before[f'{name}/weights'], after[f'{name}/weights']
+        )
+        assert after[f'{name}/weights'].std() > 0
+    for name in some:
+        np.testing.assert_array_equal(after[f'{name}/weights'], layers[name][0])
+    assert (
+        f'{random} start at random: the dump holds the first' in capsys.readouterr().out
+    )
 
 
 def test_truncated_and_foreign_h5(layers, tmp_path):
     path = tmp_path / 'k.h5'
     with h5py.File(path, 'w') as file:
         file['block1_conv1/kernel'] = layers['conv1_1'][0]
-    narrow.refused(path, tmp_path, "lacks 'biases'")
+    narrow.refused(path, tmp_path, 'has 1 array for conv1_1, where VGG-19 has weights')
     path.write_bytes(path.read_bytes()[:-100])
-    narrow.refused(path, tmp_path, 'Keras .h5: .*truncated')
+    narrow.refused(path, tmp_path, 'HDF5 file, is cut off or damaged .*truncated file')
     with h5py.File(path, 'w') as file:
         file['something'] = np.zeros(3)
-    narrow.refused(path, tmp_path, 'is not vgg19: it has no conv1_1')
+    narrow.refused(path, tmp_path, r'holds something \[3\]; VGG-19 begins with conv1_1')
+    with h5py.File(path, 'w') as file:
+        pass
+    narrow.refused(path, tmp_path, 'an HDF5 file, holds no layers; VGG-19 begins with')
+
+
+def test_keras_files_of_other_networks_are_refused(layers, tmp_path):
+    path = tmp_path / 'k.h5'
+    with h5py.File(path, 'w') as file:
+        for layer, names in keras_paths('old').items():
+            if layer not in ('conv3_4', 'conv4_4', 'conv5_4'):
+                for name, array in zip(names, layers[layer], strict=True):
+                    file[name] = array
+    said = 'holds fc8 of VGG-19 but not conv3_4, conv4_4, conv5_4 before .VGG-16 has no'
+    narrow.refused(path, tmp_path, said.replace('before ', 'before it '))
+    with h5py.File(path, 'w') as file:
+        for name in ('conv1', 'fire2/expand1x1'):
+            group = file.create_group(name)
+            group.attrs['weight_names'] = [b'uniform1', name.encode() + b'_b']
+            group['uniform1'] = np.ones((3, 3, 3, 64), 'f')
+            group[f'{name}_b'] = np.ones(64, 'f')
+    said = (
+        r'holds conv1 \[3, 3, 3, 64\], fire2/expand1x1 \[3, 3, 3, 64\]; VGG-19 begins'
+    )
+    narrow.refused(path, tmp_path, said)
+    narrow.refused(path, tmp_path, r'has conv1 of weights \[3, 3, 3, 64\]', 'cnnm')
+    with h5py.File(path, 'w') as file:
+        for number in range(18):  # more convolutions than VGG-19 has
+            name = f'layers/conv2d_{number}' if number else 'layers/conv2d'
+            weights, biases = layers[readers.VGG_19[min(number, 15)]]
+            file[f'{name}/vars/0'], file[f'{name}/vars/1'] = weights, biases
+    narrow.refused(path, tmp_path, r'conv5_4 of VGG-19 and conv2d_16 \[.*conv2d_17')
 
 
 def test_keras_fetch(tmp_path, monkeypatch, layers):
@@ -99,7 +163,7 @@ def test_keras_fetch(tmp_path, monkeypatch, layers):
         raise Exception('URL fetch failure on https://x: None -- [Errno -2]')
 
     monkeypatch.setattr(tf.keras.applications, 'VGG19', offline)
-    with pytest.raises(ValueError, match='could not fetch .*URL fetch .*name the file'):
+    with pytest.raises(ValueError, match='could not be fetched .URL fetch .*name the'):
         convert.convert('keras', 'vgg19', tmp_path / 'other', narrow.SIZE)
     assert not (tmp_path / 'other').exists()
 
@@ -107,8 +171,8 @@ def test_keras_fetch(tmp_path, monkeypatch, layers):
 # MatConvNet --------------------------------------------------------------------------
 
 
-def write_mat(path, layers, average, old, **options):
-    """Writes a network as MatConvNet's old or new releases did."""
+def write_mat(path, layers, average, old, below=(), **options):
+    """Writes a network as MatConvNet's old or new releases did, below structs."""
     cells = np.empty(2 * len(layers) + 1, object)
     for at, (name, (weights, biases)) in enumerate(layers.items()):
         cell = {'name': name, 'type': 'conv', 'stride': 1.0, 'pad': np.zeros(4)}
@@ -127,7 +191,10 @@ def write_mat(path, layers, average, old, **options):
     about = {'meta': {'normalization': normalization, 'classes': {'name': ['a', 'b']}}}
     if old:
         about = {'normalization': normalization, 'classes': {'name': ['a', 'b']}}
-    scipy.io.savemat(path, {'layers': cells, **about}, **options)
+    content = {'layers': cells, **about}
+    for name in below:
+        content = {'epoch': 3.0, name: content}
+    scipy.io.savemat(path, content, **options)
 
 
 @pytest.mark.parametrize('old', [True, False])
@@ -135,6 +202,14 @@ def test_matconvnet_vgg_19(layers, tmp_path, old):
     rgb = np.array([123.68, 116.779, 103.939], np.float32).reshape(1, 1, 3)
     rows = narrow.as_convolutions(narrow.flipped(layers))
     write_mat(tmp_path / 'v.mat', rows, rgb, old, do_compression=old)
+    narrow.check(narrow.converted(tmp_path / 'v.mat', 'vgg19', tmp_path), layers)
+
+
+@pytest.mark.parametrize('below', [['net'], ['net', 'state', 'best']])
+def test_a_matconvnet_network_is_found_below_structs(layers, tmp_path, below):
+    rgb = np.array([123.68, 116.779, 103.939], np.float32).reshape(1, 1, 3)
+    rows = narrow.as_convolutions(narrow.flipped(layers))
+    write_mat(tmp_path / 'v.mat', rows, rgb, False, below)
     narrow.check(narrow.converted(tmp_path / 'v.mat', 'vgg19', tmp_path), layers)
 
 
@@ -158,83 +233,43 @@ def test_broken_mat_files_are_refused(layers, tmp_path):
         whole = path.read_bytes()
         for length in (150, len(whole) // 2, len(whole) - 60):
             path.write_bytes(whole[:length])
-            narrow.refused(path, tmp_path, 'MatConvNet .mat')
-    scipy.io.savemat(path, {'something': np.zeros(3)})
-    narrow.refused(path, tmp_path, "lacks 'layers'")
+            narrow.refused(path, tmp_path, 'a MATLAB file, is cut off or damaged')
 
 
-# Caffe -------------------------------------------------------------------------------
+def test_mat_files_of_something_else_are_refused(layers, tmp_path):
+    path = tmp_path / 'v.mat'
+    scipy.io.savemat(path, {'something': np.zeros(3), 'more': 'text'})
+    narrow.refused(
+        path, tmp_path, 'holds something, more, where a struct with .* layers'
+    )
+    scipy.io.savemat(path, {'net': {'layers': [{'name': 'a'}], 'params': [1]}})
+    narrow.refused(path, tmp_path, 'a DagNN network, whose arrays are in params')
+    scipy.io.savemat(path, {'layers': np.arange(3)})
+    narrow.refused(path, tmp_path, 'holds no layers but no normalization.averageImage')
+    rows = narrow.as_convolutions(narrow.flipped(layers))
+    write_mat(path, rows, np.ones((1, 1, 4)), False)
+    narrow.refused(path, tmp_path, r'has a mean of shape \[4\] for 3 channels')
+    write_mat(path, {**rows, 'bn': (np.ones((4, 2)), np.ones(4))}, np.ones(3), False)
+    narrow.refused(path, tmp_path, r'to fc8 of VGG-19 and bn \[4, 2\], which VGG-19')
+    other = {name: rows['conv1_1'] for name in ('conv1', 'conv2')}
+    write_mat(path, other, np.ones(3), False, ['net'])
+    narrow.refused(path, tmp_path, 'MATLAB file, holds conv1 .*, conv2 .*VGG-19 begins')
 
 
-def varint(number):
-    """Seven bits a byte, the highest bit set on all but the last."""
-    content = b''
-    while number > 127:
-        content += bytes([number & 127 | 128])
-        number >>= 7
-    return content + bytes([number])
-
-
-def field(number, content):
-    """One field of a protocol buffer: bytes, or an int as a varint."""
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content)
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def caffemodel(layers, version, packed=True):
-    """A NetParameter in the first or the second layer format."""
-    content = field(1, b'VGG') + field(3, b'data')
-    layer_field, name_field, blobs_field = (2, 4, 6) if version == 1 else (100, 1, 7)
-    for name, pair in layers.items():
-        body = field(name_field, name.encode())
-        body += field(5, 4) if version == 1 else field(2, b'Convolution')
-        for array in pair:
-            shape = (1,) * (4 - array.ndim) + array.shape
-            if version == 1:
-                blob = b''.join(field(1 + i, n) for i, n in enumerate(shape))
-            else:
-                dims = b''.join(map(varint, array.shape))
-                blob = field(7, field(1, dims))
-            if packed:
-                blob += field(5, array.tobytes())
-            else:
-                tag = varint(5 << 3 | 5)
-                blob += b''.join(tag + value.tobytes() for value in array.ravel())
-            body += field(blobs_field, blob)
-        # a fixed32 field, as in a parameter the reader does not know
-        content += field(layer_field, body + varint(60 << 3 | 5) + b'\0' * 4)
-        relu = field(name_field, b'relu') + field(2, b'x')
-        content += field(layer_field, relu)
-    return content
-
-
-@pytest.mark.parametrize('version', [1, 2])
-def test_caffe_vgg_19(layers, tmp_path, version):
-    path = tmp_path / 'vgg.caffemodel'
-    path.write_bytes(caffemodel(narrow.output_first(layers), version))
-    narrow.check(narrow.converted(path, 'vgg19', tmp_path), layers)
-
-
-@pytest.mark.parametrize('channels, mean', [(3, narrow.MEAN), (20, [128] * 20)])
-def test_caffe_cnn_m(narrowed, tmp_path, channels, mean, capsys):
-    layers = narrow.random_network(cnnm.cnn_m_2048, channels=channels)
-    path = tmp_path / 'cnnm.caffemodel'
-    path.write_bytes(caffemodel(narrow.output_first(layers, (1, 1)), 1, packed=False))
-    narrow.check(narrow.converted(path, 'cnnm', tmp_path), layers, mean)
-    assert 'note: the file holds no mean' in capsys.readouterr().out
-
-
-def test_broken_caffe_files_are_refused(layers, tmp_path):
-    path = tmp_path / 'vgg.caffemodel'
-    whole = caffemodel(narrow.output_first(layers), 1)
-    for length in (9, 200, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        narrow.refused(path, tmp_path, 'caffemodel|is not vgg19')
-    turned = narrow.output_first(layers)
-    del turned['conv3_4']
-    path.write_bytes(caffemodel(turned, 2))
-    narrow.refused(path, tmp_path, 'not vgg19: it has no conv3_4')
+def test_a_matlab_layer_of_one_array_is_skipped(layers, tmp_path, capsys):
+    rows = narrow.as_convolutions(narrow.flipped(layers))
+    cells = np.empty(len(rows) + 1, object)
+    for at, (name, (weights, biases)) in enumerate(rows.items()):
+        pair = np.empty((1, 2), object)
+        pair[0, 0], pair[0, 1] = weights, biases
+        cells[at] = {'name': name, 'weights': pair}
+    alone = np.empty((1, 1), object)
+    alone[0, 0] = np.ones((5, 1))
+    cells[-1] = {'name': 'slope', 'weights': alone}
+    about = {'normalization': {'averageImage': narrow.MEAN[::-1]}}
+    scipy.io.savemat(tmp_path / 'v.mat', {'layers': cells, 'meta': about})
+    narrow.check(narrow.converted(tmp_path / 'v.mat', 'vgg19', tmp_path), layers)
+    assert 'note: skipped, not weights and biases: slope' in capsys.readouterr().out
 
 
 # TensorFlow checkpoints --------------------------------------------------------------
@@ -284,14 +319,36 @@ def test_a_train_dir_becomes_dumps_of_both_networks(narrowed, tmp_path):
 
 
 def test_broken_checkpoints_are_refused(layers, tmp_path):
-    narrow.refused(tmp_path, tmp_path, 'the folder holds no checkpoint')
+    narrow.refused(
+        tmp_path, tmp_path, 'a TensorFlow checkpoint, is a folder without one'
+    )
     with tf.Graph().as_default(), tf.Session() as session:
         tf.get_variable('vgg_19/conv1/conv1_1/weights', [3, 3, 3, 64])
         session.run(tf.global_variables_initializer())
         prefix = tmp_path / 'vgg_19.ckpt'
         tf.train.Saver().save(session, str(prefix), write_meta_graph=False)
-    narrow.refused(prefix, tmp_path, 'biases.* not found')
-    narrow.refused(prefix, tmp_path, '0 networks with a layer conv1', network='cnnm')
+    narrow.refused(
+        prefix, tmp_path, 'has 1 array for conv1_1, where VGG-19 has weights'
+    )
+    said = 'vgg_19/conv1/conv1_1/weights .*: 0 of them are conv1/weights, where one'
+    narrow.refused(prefix, tmp_path, said, network='cnnm')
     (data,) = tmp_path.glob('*.data*')
     data.write_bytes(data.read_bytes()[:-100])
-    narrow.refused(prefix, tmp_path, 'TensorFlow checkpoint')
+    narrow.refused(prefix, tmp_path, 'a TensorFlow checkpoint, is cut off or damaged')
+
+
+def test_checkpoints_of_other_networks_are_refused(tmp_path):
+    prefix = tmp_path / 'PNet-18'
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name, shape in (('conv1', [3, 3, 3, 10]), ('conv4_1', [1, 1, 10, 2])):
+            for variable in (f'{name}/weights', f'{name}/weights/Momentum'):
+                tf.get_variable(variable, shape)
+            tf.get_variable(f'{name}/biases', shape[-1:])
+            tf.get_variable(f'{name}/alphas', shape[-1:])
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(prefix))
+    said = r'holds conv1/alphas \[10\], conv1/biases \[10\], conv1/weights .* 0 of them'
+    narrow.refused(prefix, tmp_path, said)
+    (data,) = tmp_path.glob('*.data*')
+    for part in (prefix, f'{prefix}.index', f'{prefix}.meta', data):
+        narrow.refused(part, tmp_path, 'but no variable mean, which train.py', 'cnnm')

@@ -4,10 +4,10 @@
     pickles.read_torch('vgg19.pth')     # {'features.0.weight': array, ...}
 
 A pickle is a program that may call whatever it names. Here the names it may use are
-those of two tables, and each stands for a function of this file that keeps bytes and
-shapes; anything else ends the reading. Both of torch's serializations are read: the zip
-archive of today and the row of pickles before it (torch/serialization.py describes them
-in `_save` and `_legacy_save`).
+those of two tables, and each means a function of this file that keeps bytes and shapes;
+anything else ends the reading. Both of torch's serializations are read: the zip archive
+of today and the row of pickles before it (torch/serialization.py describes them in
+`_save` and `_legacy_save`).
 """
 
 import collections
@@ -16,12 +16,14 @@ import zipfile
 
 import numpy as np
 
+from weights import published
+
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 TORCH_PROTOCOL = 1001
 
 
 class Array:
-    """Stands in for numpy.ndarray: what its pickle says of it."""
+    """In place of numpy.ndarray: what its pickle says of it."""
 
     def __init__(self, *_):
         self.data, self.dtype, self.shape, self.order = [], None, (), 'C'
@@ -42,7 +44,7 @@ class Array:
 
 
 class Type:
-    """Stands in for numpy.dtype."""
+    """In place of numpy.dtype."""
 
     def __init__(self, name, *_):
         self.name, self.order = name, '='
@@ -53,12 +55,12 @@ class Type:
     def value(self):
         """A numpy dtype of numbers."""
         if self.name not in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1'):
-            raise pickle.UnpicklingError(f'it holds arrays of type {self.name}')
+            raise published.Mismatch(f'holds arrays of type {self.name}, not numbers')
         return np.dtype(self.name).newbyteorder(self.order)
 
 
 class Storage:
-    """Stands in for a torch storage, whose bytes stand elsewhere in the file."""
+    """In place of a torch storage, whose bytes are elsewhere in the file."""
 
     def __init__(self, dtype, numel):
         self.dtype, self.numel, self.data = np.dtype(dtype), numel, b''
@@ -69,7 +71,7 @@ class Storage:
 
 
 class Tensor:
-    """Stands in for a torch tensor: a strided view of a storage."""
+    """In place of a torch tensor: a strided view of a storage."""
 
     def __init__(self, storage, offset, size, stride, *_):
         self.storage, self.offset = storage, offset
@@ -90,14 +92,14 @@ class Tensor:
 
 
 def array_from_buffer(data, dtype, shape, order):
-    """Stands in for numpy's function of pickle protocol 5."""
+    """In place of numpy's function of pickle protocol 5."""
     array = Array()
     array.data, array.dtype, array.shape, array.order = data, dtype, shape, order
     return array
 
 
 def encoded(text, encoding):
-    """Stands in for _codecs.encode, by which Python 3 writes bytes for Python 2."""
+    """In place of _codecs.encode, by which Python 3 writes bytes for Python 2."""
     return text.encode('latin1')
 
 
@@ -133,21 +135,22 @@ class Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         """Looks a name up in the table, never in a module."""
         if (module, name) not in self.names:
-            raise pickle.UnpicklingError(
-                f'it asks for {module}.{name}, which no file of weights needs'
+            hint = '' if self.storages is None else ': save model.state_dict() instead'
+            raise published.Mismatch(
+                f'asks for {module}.{name}, which no file of weights needs{hint}'
             )
         return self.names[module, name]
 
     def persistent_load(self, identity):
         """Finds or makes the storage that a torch pickle refers to."""
         if self.storages is None:
-            raise pickle.UnpicklingError('it refers to data outside of it')
+            raise published.Mismatch('refers to data outside of the file')
         _, dtype, key, _, numel = identity[:5]
         return self.storages.setdefault(key, Storage(dtype, numel))
 
 
 def plain(value):
-    """Replaces stand-ins by their arrays, within dicts, lists and tuples."""
+    """Arrays in place of the classes above, within dicts, lists and tuples."""
     if isinstance(value, (Array, Tensor)):
         return plain(value.value())
     if isinstance(value, dict):
@@ -167,7 +170,7 @@ def read_numpy(path):
       The object, of dicts, lists and arrays; what np.save wrapped, unwrapped.
 
     Raises:
-      pickle.UnpicklingError: a name that is not admitted.
+      published.Mismatch: a name that is not admitted, or no pickle.
       others, by what is broken in the file.
     """
     with open(path, 'rb') as file:
@@ -175,22 +178,28 @@ def read_numpy(path):
         file.seek(0)
         if wrapped:
             np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if not dtype.hasobject:
+                raise published.Mismatch(
+                    f'holds one array {list(shape)} of {dtype}, where a dict of layers '
+                    'was expected'
+                )
         value = plain(Unpickler(file, NUMPY_NAMES).load())
-    return value[0] if wrapped else value
+    return value[0] if wrapped and len(value) == 1 else value
 
 
 def read_torch(path):
-    """Reads a state dict that torch.save wrote, in either serialization.
+    """Reads what torch.save wrote, in either serialization.
 
     Args:
       path: file.
 
     Returns:
-      dict from name to array, views into what was read.
+      What was saved, usually a dict from name to array; arrays are views into what
+      was read.
 
     Raises:
-      pickle.UnpicklingError: a name that is not admitted, or a broken tensor.
+      published.Mismatch: a name that is not admitted.
       others, by what is broken in the file.
     """
     storages = {}

@@ -145,8 +145,8 @@ def check_shapes(layers, network, frame_size):
     for name, arrays in layers.items():
         if len(arrays) != 2:
             raise Mismatch(
-                f'has {len(arrays)} arrays for {name}, where {title} has weights and '
-                'biases'
+                f'has {len(arrays)} array{"s" * (len(arrays) != 1)} for {name}, where '
+                f'{title} has weights and biases'
             )
     channels = layers[first][0].shape[2] if layers[first][0].ndim == 4 else 3
     classes = layers['fc8'][1].size if 'fc8' in layers else 1000

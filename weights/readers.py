@@ -1,35 +1,27 @@
 """Readers of published weight files, one a format, all giving the same layout.
 
-    contents = readers.read('vgg19_weights.h5')
-    contents.layers['conv1_1']      # weights [3, 3, 3, 64], biases [64]
+    contents = readers.read_keras('vgg19_weights.h5')
+    contents.layers['conv1_1']      # [weights [3, 3, 3, 64], biases [64]]
 
 The layout is this project's: convolutions [H, W, in, out], matrices [in, out], fc6
-flattened in H, W, C order, input channels B, G, R. Equations between the layouts stand
-at the end. Formats are told apart by their first bytes, not by file names.
+flattened in H, W, C order, input channels B, G, R. The equations between the layouts
+are at the end. files.py finds the reader for a file and checks what it gives.
 """
 
-import mmap
 import pathlib
-import pickle
 import re
-import struct
 import typing
-import zipfile
-import zlib
 
 import h5py
 import numpy as np
 import scipy.io
 import tensorflow.compat.v1 as tf
 
+from weights import caffe
 from weights import pickles
+from weights import published
 
-VGG_19 = [
-    f'conv{block}_{layer}'
-    for block, layers in enumerate((2, 2, 4, 4, 4), start=1)
-    for layer in range(1, layers + 1)
-]
-FC = ['fc6', 'fc7', 'fc8']
+VGG_19 = list(published.SHAPES['vgg19'])
 KERAS_FC = {'fc1': 'fc6', 'fc2': 'fc7', 'predictions': 'fc8'}
 TORCH_FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 TORCH_LAYERS = [f'features.{number}' for number in TORCH_FEATURES]
@@ -37,166 +29,87 @@ TORCH_LAYERS += [f'classifier.{number}' for number in (0, 3, 6)]
 TORCH_MEAN = (0.485, 0.456, 0.406)  # R, G, B in 0..1
 TORCH_STD = (0.229, 0.224, 0.225)
 SLIM_MEAN = (123.68, 116.78, 103.94)  # R, G, B
-CHECKPOINT = 'TensorFlow checkpoint'
-TORCH_START = pickle.dumps(pickles.TORCH_MAGIC, protocol=2)
-TABLE_MAGIC = b'\x57\xfb\x80\x8b\x24\x75\x47\xdb'  # ends a TensorFlow checkpoint
-BROKEN = (  # what the libraries raise on a file that is cut off or not what it seems
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    scipy.io.matlab.MatReadError,
-    struct.error,
-    tf.errors.OpError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class Contents(typing.NamedTuple):
     """What a file holds, in this project's layout."""
 
     format: str
-    layers: dict  # {layer: (weights, biases)}, float32
+    layers: dict  # {layer: [weights, biases]}, or more or fewer arrays
     mean: typing.Any = None  # float32 [channels], None where the file has none
     scale: float = 1.0  # factor of the input after the mean is subtracted
     remarks: tuple = ()  # what a user should know, in words
-
-
-def read(source, network):
-    """Reads a weight file of any known format.
-
-    Args:
-      source: a file, or for a TensorFlow checkpoint its prefix or folder.
-      network: 'vgg19' or 'cnnm'.
-
-    Returns:
-      Contents.
-
-    Raises:
-      ValueError: no such file, a format that is not known, or a broken or hostile file.
-    """
-    kind, reader = recognized(source)
-    try:
-        # of all files, only a checkpoint may hold both networks
-        contents = reader(source, network) if kind == CHECKPOINT else reader(source)
-        layers = {}
-        for layer, (weights, biases) in contents.layers.items():
-            biases = np.asarray(biases, np.float32).ravel()
-            layers[layer] = np.asarray(weights, np.float32), biases
-    except BROKEN as error:
-        what = ' '.join(str(error).split()) or type(error).__name__
-        what = f'it lacks {what}' if isinstance(error, KeyError) else what
-        raise ValueError(f'{source}, by its first bytes a {kind}: {what}') from error
-    return contents._replace(layers=layers)
-
-
-def recognized(source):
-    """What a file is by its first bytes, and the function that reads it.
-
-    Raises:
-      ValueError: no such file, or none of the formats.
-    """
-    path = pathlib.Path(source)
-    if path.is_dir() or pathlib.Path(f'{source}.index').exists():
-        return CHECKPOINT, read_checkpoint
-    if not path.exists():
-        raise ValueError(f'--source={source} does not exist')
-    with open(path, 'rb') as file:
-        head = file.read(512)
-        file.seek(max(0, path.stat().st_size - len(TABLE_MAGIC)))
-        tail = file.read()
-    for start, kind, reader in (
-        (b'\x89HDF', 'Keras .h5', read_keras),
-        (b'MATLAB 5.0', 'MatConvNet .mat', read_matconvnet),
-        (b'PK\x03\x04', 'torch .pth', read_torchvision),
-        (TORCH_START, 'torch .pth', read_torchvision),
-        (b'\x93NUMPY', 'pickled .npy', read_pickled),
-        (b'\x80', 'pickle', read_pickled),
-    ):
-        if head.startswith(start):
-            return kind, reader
-    if tail == TABLE_MAGIC:
-        return CHECKPOINT, read_checkpoint
-    # protocol buffers have no magic number: the first field is a name or a layer
-    if head[:1] in (b'\x0a', b'\x12') or head[:2] == b'\xa2\x06':
-        return '.caffemodel', read_caffe
-    raise ValueError(
-        f'{source} is none of the known formats: pickled .npy, Keras .h5, torchvision '
-        f'.pth, MatConvNet .mat, .caffemodel, TensorFlow checkpoint'
-    )
 
 
 def read_pickled(source):
     """Reads a pickled {layer: [weights, biases]} or {layer_weights: array, ...}."""
     stored = pickles.read_numpy(source)
     if not isinstance(stored, dict):
-        raise ValueError(f'it holds a {type(stored).__name__}, not a dict of layers')
+        raise published.Mismatch(
+            f'holds a {type(stored).__name__}, where a dict of layers was expected'
+        )
     layers = {}
     for name, value in stored.items():
+        name = str(name)
         if isinstance(value, list):
-            layers[name] = tuple(value)
-        elif name.endswith('_weights'):
-            layer = name.removesuffix('_weights')
-            layers[layer] = value, stored[f'{layer}_biases']
+            layers[name] = value
+        elif isinstance(value, dict):
+            layers[name] = weights_first(value.values())
+        else:
+            layer = re.sub('_(weights|biases)$', '', name)
+            layers[layer] = weights_first([*layers.get(layer, ()), value])
     return Contents('pickled dict', layers)
+
+
+def weights_first(arrays):
+    """A layer's arrays, those of most dimensions first."""
+    return sorted(arrays, key=lambda array: -np.ndim(array))
 
 
 def read_keras(source):
     """Reads a Keras .h5 of any layout: every dataset's path names its layer."""
-    found = {}
+    found, groups = {}, []
 
     def visit(path, node):
-        layer = keras_layer(path)
-        if layer and isinstance(node, h5py.Dataset):
-            kind = 'biases' if node.ndim == 1 else 'weights'
-            found.setdefault(layer, {})[kind] = node[()]
+        if 'weight_names' in node.attrs:
+            groups.append(path)  # what older versions of Keras write for a layer
+        if path.startswith('optimizer') or not isinstance(node, h5py.Dataset):
+            return
+        if node.size and node.dtype.kind == 'f':
+            above = [group for group in groups if path.startswith(f'{group}/')]
+            above += [path.rpartition('/')[0] or path]
+            found.setdefault(keras_layer(path) or above[0], []).append(node[()])
 
     with h5py.File(source, 'r') as file:
         file.visititems(visit)
-    layers = {name: (pair['weights'], pair['biases']) for name, pair in found.items()}
+    layers = {name: weights_first(arrays) for name, arrays in found.items()}
     return Contents('Keras', layers)
 
 
 def keras_layer(path):
     """Our name of the layer in an HDF5 path; None where the path names none."""
-    parts = path.split('/')
-    if parts[0].startswith('optimizer'):
-        return None
-    for part in parts:
+    for part in path.split('/'):
         if block := re.fullmatch(r'block(\d)_conv(\d)', part):
             return f'conv{block[1]}_{block[2]}'
         if part in KERAS_FC:
             return KERAS_FC[part]
         # layers/conv2d_3/vars/0: counted in the order of the network, from no number
         if count := re.fullmatch(r'(conv2d|dense)(?:_(\d+))?', part):
-            names = VGG_19 if count[1] == 'conv2d' else FC
-            return names[int(count[2] or 0)]
+            names = VGG_19[:16] if count[1] == 'conv2d' else VGG_19[16:]
+            number = int(count[2] or 0)
+            return names[number] if number < len(names) else part
     return None
 
 
-def fetch_keras():
-    """Fetches VGG-19 as tf.keras.applications distributes it, with its hash check.
-
-    Returns:
-      Contents.
-
-    Raises:
-      ValueError: it could not be fetched.
-    """
+def fetch_keras(source):
+    """Fetches VGG-19 as tf.keras.applications distributes it, with its hash check."""
     try:
         model = tf.keras.applications.VGG19(weights='imagenet')
     # get_file raises a bare Exception where there is no network
     except Exception as error:
-        raise ValueError(
-            f'--source=keras could not fetch the weights ({error}); download '
-            f'vgg19_weights_tf_dim_ordering_tf_kernels.h5 elsewhere and name the file'
+        raise published.Mismatch(
+            f'could not be fetched ({error}): download '
+            'vgg19_weights_tf_dim_ordering_tf_kernels.h5 elsewhere and name the file'
         ) from error
     named = {keras_layer(layer.name): layer.get_weights() for layer in model.layers}
     named.pop(None)
@@ -206,17 +119,31 @@ def fetch_keras():
 def read_torchvision(source):
     """Reads a torch state dict, of torchvision's VGG-19."""
     stored = pickles.read_torch(source)
-    names = dict(zip(TORCH_LAYERS, VGG_19 + FC, strict=True))
-    layers = {}
-    for name in {key.rpartition('.')[0]: None for key in stored}:
-        pair = stored[f'{name}.weight'], stored[f'{name}.bias']
-        layers[names.get(name, name)] = pair
-    layers = from_output_first(layers)
+    for name in ('state_dict', 'model_state_dict', 'model'):
+        if isinstance(stored, dict) and isinstance(stored.get(name), dict):
+            stored = stored[name]
+    if not isinstance(stored, dict):
+        raise published.Mismatch(
+            f'holds a {type(stored).__name__}: save model.state_dict() instead'
+        )
+    found = {}
+    for key, value in stored.items():
+        if isinstance(value, np.ndarray):
+            # DataParallel puts `module.` before all, or after `features.`
+            key = re.sub(r'(^|\.)module\.', r'\1', str(key))
+            layer = key.rpartition('.')[0] or key
+            found.setdefault(layer, []).append(value)
+    check_torchvision(found)
+    names = dict(zip(TORCH_LAYERS, VGG_19, strict=True))
+    layers = from_output_first(
+        {names.get(name, name): weights_first(a) for name, a in found.items()}
+    )
     # (x / 255 - mean) / std = (x - 255 mean) * (1 / 255) / std; the division by std
     # differs by channel, so the filters of conv1_1 take it over
-    weights, biases = layers['conv1_1']
-    weights = weights / np.array(TORCH_STD, np.float32)[:, np.newaxis]
-    layers['conv1_1'] = reverse_channels(weights), biases
+    weights, *biases = layers.get('conv1_1', [np.zeros(0)])
+    if weights.shape[2:3] == (3,):
+        weights = weights / np.array(TORCH_STD, np.float32)[:, np.newaxis]
+        layers['conv1_1'] = reverse_channels(weights), *biases
     return Contents(
         'torchvision',
         layers,
@@ -226,24 +153,58 @@ def read_torchvision(source):
     )
 
 
+def check_torchvision(found):
+    """Refuses a state dict that has none of torchvision's names.
+
+    Other names may belong to another input, whose mean and scale the file cannot say.
+    """
+    if set(found) & set(TORCH_LAYERS):
+        return
+    hint = "convert torchvision's own file"
+    if np.shape(found.get('0', [()])[0])[2:] == (1, 1):
+        hint = (
+            'its 1x1 filters are those of a VGG-19 normalised for style transfer, in '
+            f'which the filters are rescaled; {hint}'
+        )
+    raise published.Mismatch(
+        f"holds {published.listing(found)}, and none of torchvision's layers "
+        f'{TORCH_LAYERS[0]}, {TORCH_LAYERS[1]}, ...: {hint}'
+    )
+
+
 def read_matconvnet(source):
     """Reads a MatConvNet .mat, with the fields of old releases or of new ones."""
     stored = scipy.io.loadmat(source, struct_as_record=False, squeeze_me=True)
+    network = matconvnet_network(stored)
+    if network is None:
+        names = [name for name in stored if not name.startswith('__')]
+        raise published.Mismatch(
+            f'holds {", ".join(names[:5]) or "nothing"}, where a struct with the field '
+            'layers was expected, as MatConvNet saves a network'
+        )
+    if 'params' in network:
+        raise published.Mismatch(
+            'holds a DagNN network, whose arrays are in params: only networks whose '
+            'layers have weights, as published for VGG-19 and CNN-M, are read'
+        )
     layers = {}
-    for layer in stored['layers']:
+    for at, layer in enumerate(np.atleast_1d(network['layers'])):
         if hasattr(layer, 'filters'):
-            layers[layer.name] = layer.filters, np.atleast_1d(layer.biases)
-        elif np.size(getattr(layer, 'weights', ())):
-            layers[layer.name] = layer.weights[0], np.atleast_1d(layer.weights[1])
-    layers = flat_fc(layers)
-    first = next(iter(layers))
-    layers[first] = reverse_channels(layers[first][0]), layers[first][1]
-    about = stored['meta'] if 'meta' in stored else stored.get('normalization')
-    about = getattr(about, 'normalization', about)
+            arrays = [layer.filters, np.atleast_1d(getattr(layer, 'biases', ()))]
+        else:
+            arrays = getattr(layer, 'weights', ())
+            # a cell of one array has been squeezed to the array
+            arrays = list(arrays) if np.asarray(arrays).dtype == object else [arrays]
+        arrays = [np.atleast_1d(array) for array in arrays if np.size(array)]
+        if arrays:
+            layers[str(getattr(layer, 'name', f'layer {at + 1}'))] = arrays
+    layers = from_rgb(flat_fc(layers))
+    about = network.get('normalization')
+    about = getattr(network.get('meta'), 'normalization', about)
     if not hasattr(about, 'averageImage'):
-        raise ValueError(
-            f'{source} has no normalization.averageImage, so the mean it was trained '
-            'with is not known: take the file as published'
+        raise published.Mismatch(
+            f'holds {published.listing(layers)} but no normalization.averageImage, so '
+            'the mean it was trained with is not known: take the file as published'
         )
     average = np.asarray(about.averageImage, np.float64)
     remarks = ()
@@ -255,126 +216,76 @@ def read_matconvnet(source):
     return Contents('MatConvNet', layers, mean, remarks=remarks)
 
 
+def matconvnet_network(stored):
+    """Finds the fields of the struct that has `layers`, at any depth; None without."""
+    if 'layers' in stored:
+        return stored
+    for value in stored.values():
+        if hasattr(value, '_fieldnames'):
+            fields = {name: getattr(value, name) for name in value._fieldnames}
+            found = matconvnet_network(fields)
+            if found:
+                return found
+    return None
+
+
 def read_caffe(source):
-    """Reads a .caffemodel, of the first or the second layer format."""
-    layers = {}
-    with open(source, 'rb') as file:
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    for field, value in message(data):
-        if field not in (2, 100):
-            continue
-        # V1LayerParameter: name 4, blobs 6; LayerParameter: name 1, blobs 7
-        name_field, blobs_field = (4, 6) if field == 2 else (1, 7)
-        parts = list(message(value))
-        blobs = [blob(part) for field, part in parts if field == blobs_field]
-        if blobs:
-            name = next(bytes(part).decode() for f, part in parts if f == name_field)
-            if len(blobs) != 2:
-                raise ValueError(f'layer {name} has {len(blobs)} arrays, not 2')
-            layers[name] = blobs
+    """Reads a .caffemodel, which holds no mean."""
     remarks = ('the file holds no mean: the published one is used',)
-    return Contents('Caffe', from_output_first(layers), remarks=remarks)
+    return Contents('Caffe', from_output_first(caffe.read(source)), remarks=remarks)
 
 
-def message(data):
-    """Yields (field number, value) of a protocol buffer message.
-
-    Values are ints for varints and memoryviews otherwise (encoding: Protocol Buffers
-    documentation, 'Encoding', wire types 0, 1, 2 and 5).
-    """
-    at = 0
-    while at < len(data):
-        key, at = varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            length, at = varint(data, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError('it is not a protocol buffer')
-        if at + length > len(data):
-            raise ValueError('the file is cut off')
-        yield key >> 3, data[at : at + length]
-        at += length
-
-
-def varint(data, at):
-    """The integer at a position, seven bits a byte, and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        value |= (data[at] & 127) << shift
-        at += 1
-        if data[at - 1] < 128:
-            return value, at
-    raise ValueError('it is not a protocol buffer')
-
-
-def blob(data):
-    """A BlobProto as an array: n, c, h, w = 1..4, data = 5, shape = 7 {dim = 1}."""
-    old, shape, parts = {}, [], []
-    for field, value in message(data):
-        if field <= 4:
-            old[field] = value
-        elif field == 5:
-            parts.append(value)  # all at once if packed, else one by one
-        elif field == 7:
-            for _, dims in message(value):
-                at = 0
-                while not isinstance(dims, int) and at < len(dims):
-                    length, at = varint(dims, at)
-                    shape.append(length)
-                if isinstance(dims, int):
-                    shape.append(dims)
-    shape = shape or [old.get(field, 1) for field in (1, 2, 3, 4)]
-    return np.frombuffer(b''.join(parts), '<f4').reshape(shape)
+def checkpoint_prefix(source):
+    """The path that names all files of a checkpoint, from that of any of them."""
+    return re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', str(source))
 
 
 def read_checkpoint(source, network):
     """Reads a TensorFlow checkpoint: slim's, or one that this project trained."""
-    prefix = str(source).removesuffix('.index')
+    prefix = checkpoint_prefix(source)
     if pathlib.Path(source).is_dir():
         prefix = tf.train.latest_checkpoint(source)
         if prefix is None:
-            raise ValueError('the folder holds no checkpoint')
+            raise published.Mismatch('is a folder without one')
     reader = tf.train.load_checkpoint(prefix)
-    names = list(reader.get_variable_to_shape_map())
-    first = 'conv1_1' if network == 'vgg19' else 'conv1'
+    shapes = reader.get_variable_to_shape_map()
+    first = next(iter(published.SHAPES[network]))
     scopes = [
         name.removesuffix(f'{first}/weights')
-        for name in sorted(names)
+        for name in sorted(shapes)
         if f'/{name}'.endswith(f'/{first}/weights')
     ]
     if len(scopes) != 1:
-        raise ValueError(
-            f'it has {len(scopes)} networks with a layer {first}; a --train_dir of '
-            'train.py that left layers as they were has all of them in weights/'
+        # an optimizer's variables are named below the one they belong to
+        own = [name for name in sorted(shapes) if name.rpartition('/')[0] not in shapes]
+        variables = published.listing({name: [shapes[name]] for name in own})
+        raise published.Mismatch(
+            f'holds {variables}: {len(scopes)} of them are {first}/weights, where one '
+            'was expected (a --train_dir that trained part of a network has all of it '
+            'in weights/<stream>)'
         )
     # slim keeps conv1_1 below conv1, and fully connected layers beside that
-    ours = not scopes[0].endswith('conv1/')
+    slim = scopes[0].endswith('conv1/')
     scope = scopes[0].removesuffix('conv1/')
-    if ours and f'{scope}mean' not in names:
-        raise ValueError(
-            f'it does not say which mean {scope} subtracts: convert the file that it '
-            'was made from'
-        )
     layers = {}
-    for name in names:
+    for name in sorted(shapes):
         # optimizer slots end differently
         if name.startswith(scope) and name.endswith('/weights'):
             stem = name.removesuffix('/weights')
-            pair = reader.get_tensor(name), reader.get_tensor(f'{stem}/biases')
-            layers[stem.rpartition('/')[2]] = pair
-    if ours:
-        mean = reader.get_tensor(f'{scope}mean')
-        scale = float(reader.get_tensor(f'{scope}scale'))
-        return Contents(f'checkpoint, {scope}', layers, mean, scale)
-    layers = flat_fc(layers)
-    layers[first] = reverse_channels(layers[first][0]), layers[first][1]
-    return Contents('slim checkpoint', layers, np.array(SLIM_MEAN[::-1], np.float32))
+            kinds = [k for k in ('weights', 'biases') if f'{stem}/{k}' in shapes]
+            arrays = [reader.get_tensor(f'{stem}/{kind}') for kind in kinds]
+            layers[stem.rpartition('/')[2]] = arrays
+    if slim:
+        mean = np.array(SLIM_MEAN[::-1], np.float32)
+        return Contents('slim checkpoint', from_rgb(flat_fc(layers)), mean)
+    if f'{scope}mean' not in shapes:
+        raise published.Mismatch(
+            f'holds {published.listing(layers)} but no variable {scope}mean, which '
+            'train.py saves with each network: convert the file it was made from'
+        )
+    mean = reader.get_tensor(f'{scope}mean')
+    scale = float(reader.get_tensor(f'{scope}scale'))
+    return Contents(f'checkpoint, {scope}', layers, mean, scale)
 
 
 def reverse_channels(weights):
@@ -382,11 +293,20 @@ def reverse_channels(weights):
     return weights[:, :, ::-1]
 
 
+def from_rgb(layers):
+    """The layers with the first one's filters for B, G, R."""
+    turned = dict(layers)
+    for name in ('conv1_1', 'conv1'):
+        if name in turned and np.ndim(turned[name][0]) == 4:
+            turned[name] = [reverse_channels(turned[name][0]), *turned[name][1:]]
+    return turned
+
+
 def flat_fc(layers):
     """Fully connected layers stored as convolutions [H, W, in, out], as matrices."""
     return {
-        name: (w.reshape(-1, np.size(b)) if name in FC else w, b)
-        for name, (w, b) in layers.items()
+        name: [w.reshape(-1, w.shape[-1]) if name in published.FC else w, *rest]
+        for name, (w, *rest) in layers.items()
     }
 
 
@@ -394,23 +314,26 @@ def from_output_first(layers):
     """Layers stored [out, in, H, W] and [out, in], the first matrix flattened C, H, W.
 
     Args:
-      layers: {layer: (weights, biases)} in the order of the network.
+      layers: dict from layer to its arrays, in the order of the network.
 
     Returns:
-      The same in this project's layout.
+      The same with weights in this project's layout.
     """
     turned = {}
     channels = 0
-    for name, (weights, biases) in layers.items():
-        outputs = np.size(biases)
-        if name == 'fc6':
-            size = round((np.size(weights) / outputs / channels) ** 0.5)
-            weights = weights.reshape(outputs, channels, size, size)
-            weights = weights.transpose(2, 3, 1, 0).reshape(-1, outputs)
-        elif name in FC:
-            weights = weights.reshape(outputs, -1).T
+    for name, (weights, *biases) in layers.items():
+        outputs = np.size(biases[0]) if biases else 0
+        if name in published.FC and outputs and np.size(weights) % outputs == 0:
+            weights = weights.reshape(outputs, -1)
+            size = round((weights.shape[1] / max(channels, 1)) ** 0.5)
+            if name == 'fc6' and channels * size**2 == weights.shape[1]:
+                weights = weights.reshape(outputs, channels, size, size)
+                weights = weights.transpose(2, 3, 1, 0)
+            else:
+                weights = weights.T
+            weights = weights.reshape(-1, outputs)
         elif np.ndim(weights) == 4:
+            channels = weights.shape[0]
             weights = weights.transpose(2, 3, 1, 0)
-            channels = outputs
-        turned[name] = weights, biases
+        turned[name] = [weights, *biases]
     return turned
