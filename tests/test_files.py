@@ -29,7 +29,7 @@ def test_files_of_no_known_format_are_refused(tmp_path):
     path = tmp_path / 'readme'
     for content in (b'hello', b'\x00' * 1000):
         path.write_bytes(content)
-        narrow.refused(path, tmp_path, 'is none of the known formats: pickled .npy, K')
+        narrow.refused(path, tmp_path, 'is of no known format: pickled .npy, Ker')
 
 
 PAGE = b'<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n'

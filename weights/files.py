@@ -131,8 +131,8 @@ def recognized(source):
     if head[:1] in (b'\x0a', b'\x12') or head[:2] == b'\xa2\x06':
         return 'a .caffemodel', readers.read_caffe
     raise ValueError(
-        f'{source} is none of the known formats: pickled .npy, Keras .h5, torchvision '
-        f'.pth, MatConvNet .mat, .caffemodel, TensorFlow checkpoint'
+        f'{source} is of no known format: pickled .npy, Keras .h5, torchvision .pth, '
+        'MatConvNet .mat, .caffemodel, TensorFlow checkpoint'
     )
 
 
