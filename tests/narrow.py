@@ -26,21 +26,25 @@ def patch(monkeypatch):
     conv, fc = layers.conv, layers.fc
 
     def narrow_fc(x, units, scope):
-        return fc(x, units if scope == 'fc8' else units // DIVISOR, scope)
+        return fc(x, units if scope == 'fc8' else width(units, scope), scope)
 
-    def narrow_conv(x, filters, *rest):
-        return conv(x, filters // DIVISOR + 1, *rest)
+    def narrow_conv(x, filters, scope, *rest):
+        return conv(x, width(filters, scope), scope, *rest)
 
     monkeypatch.setattr(layers, 'conv', narrow_conv)
     monkeypatch.setattr(layers, 'fc', narrow_fc)
     for network, shapes in published.SHAPES.items():
         narrowed, inputs = {}, 3
-        for layer, (height, width, _, outputs) in shapes.items():
-            if layer != 'fc8':
-                outputs = outputs // DIVISOR + (layer not in published.FC)
-            narrowed[layer] = height, width, inputs, outputs
+        for layer, (height, columns, _, outputs) in shapes.items():
+            outputs = outputs if layer == 'fc8' else width(outputs, layer)
+            narrowed[layer] = height, columns, inputs, outputs
             inputs = outputs
         monkeypatch.setitem(published.SHAPES, network, narrowed)
+
+
+def width(outputs, layer):
+    """Outputs of a narrow layer; VGG-19's conv1_1 would have one, which can be dead."""
+    return -(-outputs // DIVISOR) + ('_' in layer)
 
 
 def random_layers(graph, scope, seed=0):
