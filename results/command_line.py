@@ -9,6 +9,8 @@ file; people need the name of the flag or file and the way out.
 """
 
 import contextlib
+import errno
+import io
 import os
 import sys
 
@@ -23,6 +25,7 @@ def tensorflow_in_silence():
     Those lines obey no setting and would bury the one that says what is wrong.
     TF_CPP_MIN_LOG_LEVEL=0 shows them, and all else that it has to say.
     """
+    fill_closed()
     if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
         yield
         return
@@ -36,6 +39,58 @@ def tensorflow_in_silence():
         os.close(nowhere)
 
 
+def fill_closed():
+    """Opens the null device for each closed standard stream.
+
+    The next file opened would take its number, and TensorFlow would write messages
+    into a checkpoint.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+class Screen(io.FileIO):
+    """A standard stream that drops what nobody is there to read any more."""
+
+    failed = False
+
+    def write(self, data):
+        """Writes bytes; no error where the pipe or terminal at the other end is gone,
+        and any other error once, as Python writes again when it ends."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            gone = error.errno in (errno.EPIPE, errno.EIO)
+            if not gone and not self.failed:
+                self.failed = True
+                raise
+            return len(data)
+
+
+def make_printing_safe():
+    """Printing ends no program: what the terminal's encoding does not have is escaped,
+    and what is closed or has nobody to read it takes everything."""
+    fill_closed()
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = open(os.devnull, 'w', encoding='utf-8', errors='replace')
+            setattr(sys, name, nowhere)
+        elif os.name == 'nt':  # its console takes no bytes
+            stream.reconfigure(errors='backslashreplace')
+        else:
+            stream.flush()
+            screen = io.BufferedWriter(Screen(stream.fileno(), 'w', closefd=False))
+            lines = stream.line_buffering or stream.write_through  # python -u
+            safe = io.TextIOWrapper(
+                screen, stream.encoding, 'backslashreplace', line_buffering=lines
+            )
+            setattr(sys, name, safe)
+
+
 def run(main, stopped='stopped'):
     """Reads the flags, runs main(FLAGS) and exits with what it returns.
 
@@ -45,11 +100,12 @@ def run(main, stopped='stopped'):
       main: function of absl's FLAGS; returns the exit code or None.
       stopped: what is said after Ctrl-C.
     """
+    make_printing_safe()
     app.define_help_flags()
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         if rest:
-            raise ValueError(f'{rest[0]} is no flag: write --name=value')
+            raise ValueError(f'unexpected argument {rest[0]}: write --name=value')
         sys.exit(main(flags.FLAGS))
     except (ValueError, OSError, flags.Error) as error:
         name = os.path.basename(sys.argv[0])

@@ -5,6 +5,8 @@
 Colours are BGR where pixels come in and go out, as everywhere outside the graph.
 """
 
+import functools
+
 import cv2
 import matplotlib
 
@@ -16,10 +18,12 @@ from matplotlib import pyplot
 import model
 from data import sampling
 from data.preprocessing import preview
+from results import files
+from results import fonts
 
 READABLE = 20  # classes up to which counts fit into the cells of a confusion matrix
 SHOWN = 5  # steps of an explanation
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+matplotlib.rcParams['text.parse_math'] = False  # a class may have a $ in its name
 
 
 def draw_confusion(path, matrix, class_names, title):
@@ -31,6 +35,7 @@ def draw_confusion(path, matrix, class_names, title):
       class_names: list of C.
       title: text above.
     """
+    class_names, note = fonts.drawable(class_names)
     matrix = np.asarray(matrix)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     few = len(class_names) <= READABLE
@@ -57,7 +62,24 @@ def draw_confusion(path, matrix, class_names, title):
         axes.grid(which='minor', color='0.9', linewidth=0.4)
         axes.tick_params(which='minor', length=0)
     figure.colorbar(image, shrink=0.6, label='share of the true class')
-    figure.savefig(path, dpi=110, format='png')
+    save(figure, path, note)
+
+
+def save(figure, path, note):
+    """Saves a figure, with a note below it, and closes it.
+
+    Args:
+      figure: of pyplot.
+      path: .png to write, or a binary file.
+      note: of `fonts.drawable`.
+    """
+    if note:
+        figure.supxlabel(note, fontsize=7, wrap=True)
+    if hasattr(path, 'write'):
+        figure.savefig(path, dpi=110, format='png')
+    else:
+        with files.whole(path, 'wb') as file:
+            figure.savefig(file, dpi=110, format='png')
     pyplot.close(figure)
 
 
@@ -86,12 +108,12 @@ def draw_timeline(path, result):
                 edgecolor='black' if winner == name else 'none',
                 linewidth=0.6,
             )
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    labels, note = fonts.drawable(names)
+    axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set(xlabel='seconds', xlim=(0, timeline[-1]['to_seconds']))
     axes.set_title('probability of each class over time, framed where it is the best')
     axes.invert_yaxis()
-    figure.savefig(path, dpi=110, format='png')
-    pyplot.close(figure)
+    save(figure, path, note)
 
 
 def draw_overlay(frame, name, probability, field, bound):
@@ -109,12 +131,13 @@ def draw_overlay(frame, name, probability, field, bound):
     frame[:bar] //= 3
     filled = round(width * probability)
     frame[bar - max(2, bar // 8) : bar, :filled] = (90, 220, 90)
-    text = f'{name} {probability:.0%}'
-    scale = bar / 34
-    (text_width, _), _ = cv2.getTextSize(text, FONT, scale, 1)
-    scale *= min(1, (width - 6) / text_width)
-    place = (3, round(bar * 0.7))
-    cv2.putText(frame, text, place, FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    letters = text_mask(f'{name} {probability:.0%}', bar * 0.62)
+    if letters.shape[1] > width - 6:
+        height_left = max(1, round(len(letters) * (width - 6) / letters.shape[1]))
+        letters = cv2.resize(letters, (width - 6, height_left))
+    top = max(0, (bar - bar // 8 - len(letters)) // 2)
+    under = frame[top : top + len(letters), 3 : 3 + letters.shape[1]]
+    np.maximum(under, letters[: len(under), : under.shape[1], None], out=under)
     if field is not None:
         inset_height, inset_width = height // 4, width // 4
         inset = preview.flow_to_color(field, bound=bound)
@@ -126,6 +149,24 @@ def as_image(values, flow):
     """One input of a CNN, uint8 [H, W, channels], as an image [H, W, 3]: the first
     field of flow in the usual colours, the first three channels of anything else."""
     return preview.flow_to_color(values[..., :2]) if flow else values[..., :3]
+
+
+@functools.lru_cache(maxsize=16)
+def text_mask(text, size):
+    """White text on black, uint8 [h, w], without a border; `size` in pixels.
+
+    Drawn by matplotlib, since OpenCV does not join the letters of Arabic.
+    """
+    (text,), _ = fonts.drawable([text])
+    figure = pyplot.figure(dpi=72, facecolor='black')
+    drawn = figure.text(0, 0, text, fontsize=size, color='white')
+    width, height = np.ceil(drawn.get_window_extent().size).astype(int)
+    figure.set_size_inches((width + 2) / 72, (height + 2) / 72)
+    drawn.set(position=(1 / (width + 2), 0.5), va='center')
+    figure.canvas.draw()
+    mask = np.asarray(figure.canvas.buffer_rgba())[..., 0].copy()
+    pyplot.close(figure)
+    return mask
 
 
 def heat(image, place_map, largest):
@@ -173,6 +214,6 @@ def draw_explanation(path, pixels, maps, title):
         row[0].set_ylabel(name, fontsize=8)
     for step, place in zip(chosen, axes[0], strict=True):
         place.set_title(f'step {step + 1} of {steps}', fontsize=8)
+    (title,), note = fonts.drawable([title])
     figure.suptitle(title)
-    figure.savefig(path, dpi=110, format='png')
-    pyplot.close(figure)
+    save(figure, path, note)

@@ -13,6 +13,7 @@ import numpy as np
 from data import clips
 from data import sampling
 from data.preprocessing import preview
+from results import files
 from results import measures
 from results import runs
 from results import tables
@@ -253,7 +254,5 @@ def write(path, result, run, confusion, pairs):
         + f'<div class="plain">{table(["", ""], made.items())}</div>'
         + '</html>\n'
     )
-    temporary = f'{path}.{os.getpid()}'
-    with open(temporary, 'w', **clips.TEXT) as file:
+    with files.whole(path, **clips.TEXT) as file:
         file.write(text)
-    os.replace(temporary, path)

@@ -20,7 +20,6 @@ import errno
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -32,6 +31,7 @@ import tensorflow.compat.v1 as tf
 
 import model
 from data import sampling
+from results import files
 from weights import checkpoints
 
 # Flags that may change between the parts of one run; any other makes another run.
@@ -54,11 +54,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 def write_json(path, value):
     """Writes a JSON file whole or not at all."""
-    path = pathlib.Path(path)
-    # shards of the features stage may share a folder
-    temporary = path.with_name(f'.{path.name}.{socket.gethostname()}-{os.getpid()}')
-    temporary.write_text(json.dumps(value, indent=1) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
+    with files.whole(path, encoding='utf-8') as file:
+        file.write(json.dumps(value, indent=1) + '\n')
 
 
 @contextlib.contextmanager
@@ -332,9 +329,8 @@ def cut_log(train_dir, step):
         except json.JSONDecodeError:
             break
         kept.append(line + '\n')
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(''.join(kept), encoding='utf-8')
-    os.replace(temporary, path)
+    with files.whole(path, encoding='utf-8') as file:
+        file.writelines(kept)
     return path
 
 

@@ -10,6 +10,7 @@ import os
 import numpy as np
 
 from data import clips
+from results import files
 
 BEST = 5  # classes that are named of each prediction
 
@@ -34,8 +35,7 @@ def write_predictions(path, examples, class_names, probabilities):
     for rank in range(2, min(BEST, len(class_names)) + 1):
         header += [f'prediction_{rank}', f'probability_{rank}']
     others = [name for name in probabilities if name != 'video']
-    temporary = f'{path}.{os.getpid()}'
-    with open(temporary, 'w', newline='', **clips.TEXT) as file:
+    with files.whole(path, newline='', **clips.TEXT) as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(header + others)
         for place, example in enumerate(examples):
@@ -45,7 +45,6 @@ def write_predictions(path, examples, class_names, probabilities):
             for name in others:
                 line.append(class_names[probabilities[name][place].argmax()])
             writer.writerow(line)
-    os.replace(temporary, path)
 
 
 def read_predictions(path):
