@@ -33,6 +33,7 @@ from data import features
 from data import splits
 from results import figures
 from results import inference
+from results import lineage
 from results import measures
 from results import predict
 from results import report
@@ -161,7 +162,7 @@ def find_run(train_dir, checkpoint='last', moved=None):
     Args:
       train_dir: its folder.
       checkpoint: 'last', 'best' or 'searched'.
-      moved: dict stream -> new folder of its CNN's dump.
+      moved: dict stream -> where its CNN is now, a dump or a --train_dir.
 
     Returns:
       (the content of run.json, path of the checkpoint, its step).
@@ -181,7 +182,7 @@ def find_run(train_dir, checkpoint='last', moved=None):
     for stream, folder in (moved or {}).items():
         if stream not in run['cnns']:
             raise ValueError(f'--{stream}_weights: the run does not use this CNN')
-        run['cnns'][stream]['weights'] = folder
+        run['cnns'][stream]['weights'] = lineage.find_weights(folder, stream, train_dir)
     folder = os.path.join(train_dir, '' if checkpoint == 'last' else checkpoint)
     path, step = checkpoints.latest(folder)
     if not path:
@@ -255,7 +256,7 @@ def evaluate(
       checkpoint: 'last', 'best' or 'searched'.
       protocol: scoring.Protocol.
       data_dir, split_dir: folders to read from, where they are not the run's.
-      moved: dict stream -> new folder of its CNN's dump.
+      moved: dict stream -> where its CNN is now, a dump or a --train_dir.
       batch_size: clips scored at a time.
       workers: threads that read clips.
 

@@ -609,8 +609,7 @@ def train(session, flags, graph, savers, steps, batches, validation):
                     and due
                     and validate(session, graph, validation, log, done)
                 ):
-                    best_dir = os.path.join(train_dir, 'best')
-                    checkpoints.save(savers.best, session, best_dir, done)
+                    checkpoints.save(savers.best, session, train_dir, done, 'best')
                 checkpoints.save(savers.last, session, train_dir, done)
             if STOP:
                 print(f'stopped at step {done:,}; the same command continues')
@@ -666,12 +665,16 @@ def run_all(session, graph, batches, outputs):
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
-def search_combination(session, graph, validation):
-    """Sets the weights of late fusion to the best on the held-out clips."""
+def search_combination(session, graph, validation, savers, train_dir, step):
+    """Writes a checkpoint with the weights of late fusion that are best on the held-out
+    clips, once."""
+    if checkpoints.latest(os.path.join(train_dir, 'searched'))[0]:
+        return
     outputs = list(graph.branches.values())
     probabilities = run_all(session, graph, validation.batches(), outputs)
     weights = measures.searched_combination(probabilities, validation.labels)
     set_combination(session, dict(zip(graph.branches, weights, strict=True)))
+    checkpoints.save(savers.searched, session, train_dir, step, 'searched')
     found = dict(zip(graph.branches, weights.round(3).tolist(), strict=True))
     print(f'weights of the branches, searched on held-out groups: {found}')
 
@@ -736,6 +739,7 @@ def main(values):
     # shards of the features stage may share a folder
     with contextlib.nullcontext() if stage == 'features' else runs.lock(train_dir):
         run = runs.start(train_dir, run)
+        lineage.check_continued(run, flags)
         rows = data.rows
         if stage == 'features':
             part, parts = videos.parse_shard(flags['shard'])
@@ -751,9 +755,7 @@ def main(values):
         if stage == 'features':
             return 0
 
-        for name in ('SIGTERM', 'SIGINT', 'SIGHUP'):
-            if hasattr(signal, name):  # Windows has no SIGHUP
-                signal.signal(getattr(signal, name), note_signal)
+        note_signals()
         batches, validation = inputs_of_stage(flags, cnns, data)
         widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
         with tf.Graph().as_default(), tf.Session() as session:
@@ -762,7 +764,8 @@ def main(values):
             savers, first = start(
                 session, flags, cnns, graph, data.train, lambda: next(batches([0]))
             )
-            steps = range(first, flags['max_steps'])
+            total = flags['max_steps']
+            steps = range(first, total)
             code = train(
                 session, flags, graph, savers, steps, batches(steps), validation
             )
@@ -771,22 +774,25 @@ def main(values):
             if stage != 'hybrid':
                 save_cnns(session, cnns, train_dir)
             if flags['search_combination']:
-                search_combination(session, graph, validation)
-                folder = os.path.join(train_dir, 'searched')
-                checkpoints.save(savers.searched, session, folder, flags['max_steps'])
+                search_combination(session, graph, validation, savers, train_dir, total)
     return 0
 
 
-def note_signal(number, _):
-    """Lets the step end; the loop saves and stops."""
-    STOP.append(number)
+def note_signals():
+    """Lets the step end at a signal that asks to stop; the loop saves and stops."""
+    for name in ('SIGTERM', 'SIGINT', 'SIGHUP'):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        # nohup starts a program with SIGHUP ignored
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda received, _: STOP.append(received))
 
 
 def save_cnns(session, cnns, train_dir):
     """Saves the CNNs that the stage trained as dumps in the run's folder."""
     for stream in cnns:
         folder = os.path.join(train_dir, 'weights', stream)
-        model.save_cnn(session, stream, folder, f'trained in {train_dir}')
+        with checkpoints.writing(train_dir, f'the {stream} CNN'):
+            model.save_cnn(session, stream, folder, f'trained in {train_dir}')
         print(f'{stream} CNN saved as {folder}')
 
 

@@ -19,7 +19,7 @@ def whole(path, mode='w', **options):
       mode, options: as of `open`.
 
     Raises:
-      ValueError: it cannot be written; what was there before is kept.
+      OSError: it cannot be written; names it. What was there before is kept.
     """
     path = pathlib.Path(path)
     # machines may share a folder, and so the number of a process
@@ -29,7 +29,6 @@ def whole(path, mode='w', **options):
             yield file
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f'{path} was not written: {reason}') from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -88,6 +88,29 @@ def check(flags, split, held_out, preprocessing):
         check_hybrid(flags['hybrid_weights'], now, cnns, split, held_out)
 
 
+def check_continued(run, flags):
+    """Refuses to continue a run with other CNNs than it was started with.
+
+    Args:
+      run: the content of run.json.
+      flags: the flags that are given now.
+
+    Raises:
+      ValueError: names the flag and the dump that was used.
+    """
+    for stream, cnn in run['cnns'].items():
+        given = flags[f'{stream}_weights']
+        if given == 'random' and cnn['fingerprint'] == 'random':
+            continue  # what it has trained since is of the same name
+        weights = find_weights(given, stream, flags['train_dir'])
+        if not weights or dump.fingerprint(weights) != cnn['fingerprint']:
+            raise ValueError(
+                f'--{stream}_weights={given} is not the CNN that '
+                f'{flags["train_dir"]} was started with, which is '
+                f'{cnn["weights"] or "random"}: give that, or another --train_dir'
+            )
+
+
 def check_hybrid(start, now, cnns, split, held_out):
     """Refuses to start the joint stage from another hybrid than its own.
 

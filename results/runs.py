@@ -45,6 +45,8 @@ FREE_FLAGS = (
     'read_ahead',
     'histograms',
     'shard',
+    # a dump may have moved; `lineage.check_continued` sees whether it is the same
+    *(f'{stream}_weights' for stream in model.STREAMS),
 )
 # What evaluation and a resumed run must find as it was.
 FIXED = ('class_names', 'list_hashes', 'preprocessing', 'train_clips')
@@ -197,8 +199,9 @@ def start(train_dir, run):
                 f'--train_dir={train_dir} holds weights but no run.json that says '
                 'of what: give another folder'
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, run)
+        with checkpoints.writing(train_dir, 'run.json'):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, run)
         return run
     before = read(train_dir)
     stage = before['flags']['stage']
@@ -220,7 +223,7 @@ def start(train_dir, run):
 
 
 def keep_cnns(train_dir, run, cnns):
-    """Writes to run.json which CNNs the run uses, once.
+    """Writes to run.json which CNNs the run uses, and where they are now.
 
     Args:
       train_dir: the run's folder.
@@ -228,19 +231,14 @@ def keep_cnns(train_dir, run, cnns):
       cnns: dict stream -> {'weights': folder or None, 'fingerprint': ...}.
 
     Raises:
-      ValueError: the run was started with other weights.
+      ValueError: it cannot be written.
     """
-    for stream, before in run['cnns'].items():
-        if before['fingerprint'] != cnns[stream]['fingerprint']:
-            raise ValueError(
-                f'--{stream}_weights: the dump {cnns[stream]["weights"]} is not the '
-                f'one {train_dir} was started with; give another --train_dir'
-            )
     kept = {
         stream: {**cnn, 'weights': portable(train_dir, cnn['weights'])}
         for stream, cnn in cnns.items()
     }
-    write_json(pathlib.Path(train_dir, 'run.json'), {**run, 'cnns': kept})
+    with checkpoints.writing(train_dir, 'run.json'):
+        write_json(pathlib.Path(train_dir, 'run.json'), {**run, 'cnns': kept})
 
 
 def portable(train_dir, path):

@@ -9,6 +9,8 @@ Images are encoded outside the graph, so that the graph shows the method alone.
 import contextlib
 import io
 import json
+import os
+import socket
 import time
 
 import cv2
@@ -20,8 +22,43 @@ import model
 from results import figures
 from results import measures
 from results import runs
+from weights import checkpoints
 
 SHOWN = 4  # samples of a batch
+
+
+class Events:
+    """TensorBoard's event file, written in the thread that calls.
+
+    tf.summary.FileWriter writes in a thread of its own, which on a full disk prints a
+    traceback beside the line that says what is wrong.
+    """
+
+    def __init__(self, folder):
+        """Opens a new file of Event messages in a folder."""
+        self._folder = folder
+        name = f'{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
+        path = os.path.join(folder, f'events.out.tfevents.{name}')
+        self._file = tf.io.TFRecordWriter(path)
+        self.add(file_version='brain.Event:2')
+
+    def add(self, step=0, **what):
+        """Adds one message; ValueError where it cannot be written."""
+        event = tf.Event(wall_time=time.time(), step=step, **what)
+        with checkpoints.writing(self._folder, 'the log'):
+            self._file.write(event.SerializeToString())
+            self._file.flush()
+
+    def add_summary(self, summary, step):
+        """Adds a tf.Summary, or the bytes of one."""
+        if isinstance(summary, bytes):
+            summary = tf.Summary.FromString(summary)
+        self.add(step, summary=summary)
+
+    def close(self):
+        """Closes the file; what did not fit into it has been told."""
+        with contextlib.suppress(tf.errors.OpError):
+            self._file.close()
 
 
 class Log:
@@ -32,7 +69,7 @@ class Log:
 
     Attributes:
       path: of log.jsonl.
-      writer: tf.summary.FileWriter.
+      writer: Events.
       progress: the steps, with a progress bar.
     """
 
@@ -44,23 +81,34 @@ class Log:
           graph: tf.Graph to show.
           steps: range of the steps to do.
           name: what the progress bar says.
+
+        Raises:
+          ValueError: it cannot be written.
         """
-        self.path = runs.cut_log(train_dir, steps.start)
-        self.writer = tf.summary.FileWriter(train_dir, graph)
+        self._train_dir = train_dir
+        with self._writing():
+            self.path = runs.cut_log(train_dir, steps.start)
+            self._file = open(self.path, 'a', encoding='utf-8')
+            self.writer = Events(train_dir)
+        shown = graph.as_graph_def(add_shapes=True)
+        self.writer.add(graph_def=shown.SerializeToString())
         # TensorBoard forgets what a killed run logged after its last checkpoint
         started = tf.SessionLog(status=tf.SessionLog.START)
-        self.writer.add_session_log(started, steps.start + 1)
+        self.writer.add(steps.start + 1, session_log=started)
         self.progress = tqdm.tqdm(
             steps, name, steps.stop, initial=steps.start, unit='step', disable=None
         )
-        self._file = open(self.path, 'a', encoding='utf-8')
         self._waited, self._since = 0.0, time.perf_counter()
 
     def close(self):
         """Ends all three."""
         self.progress.close()
         self.writer.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # what did not fit into it has been told
+            self._file.close()
+
+    def _writing(self):
+        return checkpoints.writing(self._train_dir, 'the log')
 
     @contextlib.contextmanager
     def waiting(self):
@@ -78,8 +126,9 @@ class Log:
 
     def line(self, values):
         """Adds a line to log.jsonl, and its numbers to TensorBoard."""
-        self._file.write(json.dumps(values) + '\n')
-        self._file.flush()
+        with self._writing():
+            self._file.write(json.dumps(values) + '\n')
+            self._file.flush()
         scalars(self.writer, values, values['step'])
 
     def step(self, values, clips):
@@ -110,7 +159,7 @@ def samples(writer, batch, stage, step):
     """The first inputs of a batch, as they were stored.
 
     Args:
-      writer: tf.summary.FileWriter.
+      writer: Events.
       batch: dict of the graph's inputs; arrays uint8 [..., H, W, channels] are shown,
         one step of each clip.
       stage: what is trained; `images` are inputs of the stream of that name.
@@ -131,7 +180,7 @@ def confusion(writer, predictions, labels, class_names, step):
     """The confusion matrix as an image.
 
     Args:
-      writer: tf.summary.FileWriter.
+      writer: Events.
       predictions, labels: int [N].
       class_names: list of C.
       step: int.

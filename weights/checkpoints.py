@@ -4,6 +4,7 @@
     names = checkpoints.restore(session, checkpoint)
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -17,37 +18,67 @@ DAMAGED = (
 )
 
 
-def save(saver, session, train_dir, step):
+def save(saver, session, train_dir, step, kind=''):
     """Writes a checkpoint.
+
+    Args:
+      saver: tf.train.Saver of this kind of checkpoint.
+      session: of the graph.
+      train_dir: folder of the run.
+      step: int.
+      kind: '' for the last; 'best' and 'searched' have folders of their own.
 
     Raises:
       ValueError: it cannot be written; says which earlier one is kept.
     """
+    folder = os.path.join(train_dir, kind)
+    what = ' '.join(f'the {kind} checkpoint of step {step}'.split())
+    with writing(train_dir, what):
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, 'model.ckpt')
+        try:
+            saver.save(session, path, global_step=step, write_meta_graph=False)
+        except BaseException:
+            if f'{path}-{step}' not in present(folder):  # the disk may be full
+                for part in pathlib.Path(folder).glob(f'model.ckpt-{step}.*'):
+                    part.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def writing(train_dir, what):
+    """What is done inside writes into the folder of a run.
+
+    Args:
+      train_dir: folder of the run.
+      what: is written, in words.
+
+    Raises:
+      ValueError: it cannot be written; says which checkpoint is kept.
+    """
     try:
-        os.makedirs(train_dir, exist_ok=True)
-        saver.save(
-            session,
-            os.path.join(train_dir, 'model.ckpt'),
-            global_step=step,
-            write_meta_graph=False,
-        )
+        yield
     except (tf.errors.OpError, OSError) as error:
         # TensorFlow says what happened in the line after the one that names the node
         said = re.search(r'^Node: .*\n(.+)', str(error), re.MULTILINE)
         reason = said.group(1) if said else str(error).splitlines()[0]
         kept, at = latest(train_dir)
-        kept = f'the checkpoint of step {at} is kept' if kept else 'there is none yet'
+        way_out = 'there is no checkpoint yet, so the same command starts again'
+        if kept:
+            way_out = (
+                f'the checkpoint of step {at} is kept, and the same command continues '
+                'from there'
+            )
         raise ValueError(
-            f'the checkpoint of step {step} was not written to {train_dir}: {reason}; '
-            f'{kept}, and the same command continues from there'
+            f'{what} was not written to {train_dir}: {reason}; {way_out}'
         ) from error
 
 
-def take_over(saver, train_dir):
+def take_over(saver, folder):
     """Makes a saver drop older checkpoints of a run before it, and parts of a save that
     was killed, as if it had written them itself."""
-    saver.recover_last_checkpoints(present(train_dir))
-    for part in pathlib.Path(train_dir).glob('model.ckpt-*.tempstate*'):
+    saver.recover_last_checkpoints(present(folder))
+    for part in pathlib.Path(folder).glob('model.ckpt-*.tempstate*'):
         part.unlink()
 
 
