@@ -62,6 +62,47 @@ def tiny_runs(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+    """Preprocessed clips of four classes: four to train on, two to test."""
+    import training
+
+    return training.make_data(tmp_path_factory.mktemp('clips'))
+
+
+@pytest.fixture(scope='session')
+def run_narrow(tmp_path_factory):
+    """Runs train.py or evaluate.py with narrow networks, in a fork of one process.
+
+    Call it with the words after `python`; `code` is the exit code that is expected.
+    Returns (stdout, stderr).
+    """
+    import training
+
+    folder, process = tmp_path_factory.mktemp('forks'), training.server()
+
+    def run(*words, code=0, **environment):
+        found, out, err = training.run_forked(process, folder, words, environment)
+        assert found == code, f'exit code {found}\n{out[-4000:]}\n{err[-4000:]}'
+        return out, err
+
+    yield run
+    process.stdin.close()
+    process.wait(timeout=20)
+
+
+@pytest.fixture(scope='session')
+def undisturbed(data_dir, run_narrow, tmp_path_factory):
+    """A hybrid run of 60 steps that fills the feature cache, and what it printed."""
+    import training
+
+    train_dir = tmp_path_factory.mktemp('runs') / 'hybrid'
+    words = [*training.HYBRID, '--max_steps=60', '--checkpoint_every=9']
+    places = [f'--data_dir={data_dir}', f'--train_dir={train_dir}']
+    out, _ = run_narrow('train.py', *places, *words, *training.RANDOM)
+    return train_dir, words, out
+
+
+@pytest.fixture(scope='session')
 def run_script():
     """Runs one of the project's programs as a user does, from the checkout.
 

@@ -62,6 +62,7 @@ def writing(train_dir, what):
         # TensorFlow says what happened in the line after the one that names the node
         said = re.search(r'^Node: .*\n(.+)', str(error), re.MULTILINE)
         reason = said.group(1) if said else str(error).splitlines()[0]
+        reason = getattr(error, 'strerror', None) or reason
         kept, at = latest(train_dir)
         way_out = 'there is no checkpoint yet, so the same command starts again'
         if kept:
