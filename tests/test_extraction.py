@@ -1,6 +1,7 @@
 """The feature cache is fc6 of the segments, and notices all that it depends on."""
 
 import json
+import shutil
 
 import narrow
 import numpy as np
@@ -8,7 +9,9 @@ import programs
 import pytest
 import tensorflow.compat.v1 as tf
 import tiny
+import training
 
+import cnnm
 import evaluate
 import model
 import train
@@ -123,6 +126,32 @@ def test_a_dump_without_fc6_is_refused(cache, tiny_runs, tmp_path, refused):
         lambda: cache('spatial', spatial_weights=str(part)),
         f'--spatial_weights={part}: the dump has no fc6',
     )
+
+
+def test_a_cnn_that_starts_across_modalities(cache, tmp_path, refused):
+    colour = tmp_path / 'colour'
+    with tf.Graph().as_default(), tf.Session() as session:
+        cnnm.cnn_m_2048(tf.placeholder(tf.uint8, [None, tiny.SIZE, tiny.SIZE, 3]))
+        session.run(tf.global_variables_initializer())
+        cnnm.save_weights(session, colour, 'cnn_m_2048')
+    given = {'motion_weights': str(colour)}
+    refused(lambda: cache('motion', **given), '3 input channels', '--cross_modality')
+    assert cache('motion', **given, cross_modality=True)['weights'] == str(colour)
+
+
+def test_shards_fill_the_cache_together(undisturbed, data_dir, run_narrow, tmp_path):
+    data = tmp_path / 'data'
+    shutil.copytree(data_dir, data, ignore=shutil.ignore_patterns('features'))
+    found = []
+    for part in '01':
+        words = ['--stage=features', '--num_segments=3', f'--shard={part}/2']
+        words += training.weights_of(undisturbed[0])
+        places = [f'--data_dir={data}', f'--train_dir={tmp_path}/run']
+        run_narrow('train.py', *places, *words)
+        cnn = training.read_json(tmp_path / 'run')['cnns']['spatial']
+        folder = data / 'features' / cnn['features']
+        found.append(len(list(folder.rglob('*.npy'))))
+    assert 0 < found[0] < found[1] == len(clips.read_index(str(data)))
 
 
 # -- another sampling rule -------------------------------------------------------------

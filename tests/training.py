@@ -47,7 +47,13 @@ for line in sys.stdin:
             os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
         os.environ.update(environment)
         sys.argv = words
-        runpy.run_path(words[0], run_name='__main__')
+        try:
+            runpy.run_path(words[0], run_name='__main__')
+        except SystemExit as ended:  # as Python does, but for the seconds it tidies up
+            if isinstance(ended.code, str):
+                print(ended.code, file=sys.stderr)
+            sys.stdout.flush()
+            os._exit(1 if isinstance(ended.code, str) else ended.code or 0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """.replace('ROOT', repr(str(ROOT)))
 
