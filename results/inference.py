@@ -85,6 +85,11 @@ def restore(session, checkpoint, run):
     for stream, cnn in run['cnns'].items():
         scope = model.STREAMS[stream].scope
         if cnn['weights'] and any(name.startswith(f'{scope}/') for name in missing):
+            if not os.path.isdir(cnn['weights']):
+                raise ValueError(
+                    f'{cnn["weights"]} is not there any more: name its new place by '
+                    f'--{stream}_weights'
+                )
             if dump.fingerprint(cnn['weights']) != cnn['fingerprint']:
                 raise ValueError(
                     f'{cnn["weights"]}: the dump is not the one the run was trained '
@@ -94,9 +99,8 @@ def restore(session, checkpoint, run):
     loaded = model.initialize(session, dumps, run['flags']['cross_modality'])
     loaded.update(checkpoints.restore(session, checkpoint))
     missing -= loaded
-    if (
-        run['flags']['stage'] not in model.STREAMS
-    ):  # reads fc6; fc8 may be of other classes
+    if run['flags']['stage'] not in model.STREAMS:
+        # reads fc6; fc8 may be of other classes
         missing = {name for name in missing if '/fc8/' not in name}
     if missing:
         raise ValueError(
