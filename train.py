@@ -665,16 +665,12 @@ def run_all(session, graph, batches, outputs):
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
-def search_combination(session, graph, validation, savers, train_dir, step):
-    """Writes a checkpoint with the weights of late fusion that are best on the held-out
-    clips, once."""
-    if checkpoints.latest(os.path.join(train_dir, 'searched'))[0]:
-        return
+def search_combination(session, graph, validation):
+    """Sets the weights of late fusion to the best on the held-out clips."""
     outputs = list(graph.branches.values())
     probabilities = run_all(session, graph, validation.batches(), outputs)
     weights = measures.searched_combination(probabilities, validation.labels)
     set_combination(session, dict(zip(graph.branches, weights, strict=True)))
-    checkpoints.save(savers.searched, session, train_dir, step, 'searched')
     found = dict(zip(graph.branches, weights.round(3).tolist(), strict=True))
     print(f'weights of the branches, searched on held-out groups: {found}')
 
@@ -773,8 +769,10 @@ def main(values):
                 return code
             if stage != 'hybrid':
                 save_cnns(session, cnns, train_dir)
-            if flags['search_combination']:
-                search_combination(session, graph, validation, savers, train_dir, total)
+            searched = checkpoints.latest(os.path.join(train_dir, 'searched'))[0]
+            if flags['search_combination'] and not searched:
+                search_combination(session, graph, validation)
+                checkpoints.save(savers.searched, session, train_dir, total, 'searched')
     return 0
 
 

@@ -67,12 +67,14 @@ def test_failed_save_keeps_the_one_before_and_says_so(trained, tmp_path, refused
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    words = (str(tmp_path), 'File too large', 'the same command continues')
-    refused(lambda: save_on_a_full_disk(1), 'step 1', 'there is none yet', *words)
+    words = (str(tmp_path), 'File too large')
+    none = 'there is no checkpoint yet: the same command starts again'
+    refused(lambda: save_on_a_full_disk(1), 'step 1', none, *words)
+    assert size_of(tmp_path) == 0
     checkpoints.save(saver, session, tmp_path, 1)
     kept = session.run(w)
     session.run(w.assign(w * 2))
-    kept_words = ('step 2', 'the checkpoint of step 1 is kept')
+    kept_words = ('step 2', 'of step 1 is kept: the same command continues from there')
     refused(lambda: save_on_a_full_disk(2), *kept_words, *words)
     path, step = checkpoints.latest(tmp_path)
     assert step == 1
@@ -81,6 +83,21 @@ def test_failed_save_keeps_the_one_before_and_says_so(trained, tmp_path, refused
     assert size_of(tmp_path) < 1.3e6  # nothing of the half that was written stays
     checkpoints.save(saver, session, tmp_path, 3)
     assert checkpoints.latest(tmp_path)[1] == 3
+
+
+def test_a_kind_of_checkpoint_has_a_folder_of_its_own(trained, tmp_path, refused):
+    """Where it cannot be written, the one that training continues from is named."""
+    session, saver, _ = trained
+    checkpoints.save(saver, session, tmp_path, 7)
+    checkpoints.save(tf.train.Saver(), session, tmp_path, 5, 'best')
+    assert checkpoints.latest(tmp_path)[1] == 7
+    assert checkpoints.latest(tmp_path / 'best')[1] == 5
+    (tmp_path / 'searched').touch()
+    refused(
+        lambda: checkpoints.save(tf.train.Saver(), session, tmp_path, 9, 'searched'),
+        f'the searched checkpoint of step 9 was not written to {tmp_path}: ',
+        'the checkpoint of step 7 is kept',
+    )
 
 
 def test_next_run_drops_what_the_one_before_would_have(trained, tmp_path):

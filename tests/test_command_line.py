@@ -1,6 +1,9 @@
 """How programs end: one line for an error, the exit code, silence while importing."""
 
 import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
@@ -37,9 +40,9 @@ def test_the_result_is_the_exit_code(program):
 @pytest.mark.parametrize(
     'body, words, expected',
     [
-        ('pass', ['--numbr=7'], 'numbr'),
-        ('pass', ['--number=x'], '--number=x'),
-        ('pass', ['stray'], 'stray is no flag'),
+        ('pass', ['--numbr=7'], "Unknown command line flag 'numbr'"),
+        ('pass', ['--number=x'], 'flag --number=x: '),
+        ('pass', ['stray'], 'unexpected argument stray'),
         ('raise ValueError("x.avi is\\n  broken")', [], 'x.avi is broken'),
         ('open("nowhere/x")', [], 'nowhere/x'),
     ],
@@ -65,3 +68,88 @@ def test_notes_of_an_import_are_kept_off_the_screen(program, monkeypatch):
     assert 'TF_CPP_MIN_LOG_LEVEL' not in os.environ
     shown = program(LIBRARY, TF_CPP_MIN_LOG_LEVEL='0')
     assert shown == ('', 'a note\nan error\n')
+
+
+# -- printing ends no program ----------------------------------------------------------
+
+# 200 kB are more than a pipe holds; what is done after them shows that it goes on
+PRINTS = """for _ in range(10_000):
+        print('\\u8df3\\u8dc3 jumping')
+    sys.stdout.flush()
+    with open('done', 'w') as file:
+        file.write(str(sys.stdout.line_buffering))"""
+
+
+@pytest.fixture
+def printing(tmp_path):
+    """Starts a program that prints a lot, from a folder in which it makes `done`."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    in_folder = PROGRAM.replace("'.'", repr(root))
+
+    def start(*before, body=PRINTS, **given):
+        (tmp_path / 'program.py').write_text(in_folder.format(body=body))
+        words = [*before, sys.executable, 'program.py']
+        return subprocess.Popen(words, cwd=tmp_path, **given)
+
+    return start
+
+
+@pytest.mark.parametrize(
+    'environment',
+    [
+        {'PYTHONIOENCODING': 'latin-1'},
+        {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'},
+    ],
+)
+def test_what_the_terminal_cannot_show_is_escaped(program, environment):
+    body = r"print('jump \u8df3 \udc80'); raise ValueError('\u8df3.avi')"
+    out, err = program(body, code=1, **environment)
+    assert (out, err) == ('jump \\u8df3 \\udc80\n', 'program.py: \\u8df3.avi\n')
+
+
+def test_a_pipe_that_ends_early(printing, tmp_path):
+    process = printing(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline().decode() == '\u8df3\u8dc3 jumping\n'
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b'', 0)
+    assert (tmp_path / 'done').exists()
+
+
+def test_a_terminal_that_is_gone(printing, tmp_path):
+    terminal, side = pty.openpty()
+    process = printing(stdout=side, stderr=side)
+    os.close(side)
+    os.read(terminal, 1)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0 and (tmp_path / 'done').exists()
+
+
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '>&- 2>&- <&-'])
+def test_streams_that_are_closed(printing, tmp_path, closed):
+    """The next file that is opened would take their number, and what libraries say."""
+    body = """with command_line.tensorflow_in_silence(), open('done', 'w') as file:
+        for number in (1, 2):
+            __import__('os').write(number, b'a note of a library\\n')
+        print('jumping')
+        print('jumping', file=sys.stderr)
+        file.write('done')"""
+    words = ('sh', '-c', f'exec "$@" {closed}', 'sh')
+    process = printing(*words, body=body, stdout=subprocess.DEVNULL)
+    assert process.wait(timeout=60) == 0
+    assert (tmp_path / 'done').read_text() == 'done'
+
+
+def test_a_full_disk_under_stdout_is_told_once(printing, tmp_path):
+    with open('/dev/full', 'w') as full:
+        process = printing(stdout=full, stderr=subprocess.PIPE)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and not (tmp_path / 'done').exists()
+    assert err.decode() == 'program.py: [Errno 28] No space left on device\n'
+
+
+def test_python_u_shows_each_line_at_once(printing, tmp_path):
+    for value, expected in (('', 'False'), ('1', 'True')):
+        environment = {**os.environ, 'PYTHONUNBUFFERED': value}
+        process = printing(stdout=subprocess.DEVNULL, env=environment)
+        assert process.wait(timeout=60) == 0
+        assert (tmp_path / 'done').read_text() == expected

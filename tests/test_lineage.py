@@ -92,6 +92,31 @@ def motion(tmp_path):
     return tmp_path, write
 
 
+def test_a_run_is_continued_with_its_own_cnns(tmp_path, refused):
+    """Wherever they are; a random one that was trained since is of the same name."""
+    for value, name in enumerate(('own', 'moved', 'other')):
+        arrays = [('mean', np.full(3, max(1, value), np.float32))]
+        dump.write(tmp_path / name, 'cnnm', 'a test', arrays)
+    fingerprint = dump.fingerprint(tmp_path / 'own')
+    assert fingerprint == dump.fingerprint(tmp_path / 'moved')
+    run = {'cnns': {'motion': {'weights': '/was/here', 'fingerprint': fingerprint}}}
+
+    def check_continued(given):
+        flags = {'motion_weights': str(given), 'train_dir': str(tmp_path / 'run')}
+        lineage.check_continued(run, flags)
+
+    check_continued(tmp_path / 'own')
+    check_continued(tmp_path / 'moved')
+    named = f'{tmp_path / "run"} was started with, which is /was/here: give that'
+    for given in (tmp_path / 'other', 'random'):
+        refused(lambda g=given: check_continued(g), f'--motion_weights={given}', named)
+    run['cnns']['motion'] = {'weights': None, 'fingerprint': 'random'}
+    (tmp_path / 'run/weights').mkdir(parents=True)
+    (tmp_path / 'other').rename(tmp_path / 'run/weights/motion')
+    check_continued('random')
+    refused(lambda: check_continued(tmp_path / 'own'), 'which is random: give that')
+
+
 @pytest.mark.parametrize('seen', [('A/a1', 0, '9'), ('A/other', 0, '1')])
 def test_a_cnn_that_saw_a_clip_or_its_group_is_refused(motion, refused, seen):
     folder, write = motion

@@ -264,18 +264,15 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ['x.json']
 
 
-def test_other_weights_are_refused_by_flag(tmp_path, refused):
+def test_cnns_are_kept_with_the_run(tmp_path):
     run = begin(tmp_path)
     first = {'motion': {'weights': '/W', 'fingerprint': 'abc'}}
     runs.keep_cnns(tmp_path, run, first)
     run = runs.start(tmp_path, RUN)
     assert run['cnns'] == first
-    runs.keep_cnns(tmp_path, run, first)
-    other = {'motion': {'weights': '/V', 'fingerprint': 'abd'}}
-    refused(
-        lambda: runs.keep_cnns(tmp_path, run, other),
-        '--motion_weights: the dump /V is not the one',
-    )
+    moved = {'motion': {'weights': '/V', 'fingerprint': 'abc'}}
+    runs.keep_cnns(tmp_path, run, moved)
+    assert runs.start(tmp_path, changed(motion_weights='/V'))['cnns'] == moved
 
 
 def test_streams_are_those_that_the_stage_reads():

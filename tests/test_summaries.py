@@ -14,8 +14,7 @@ from results import summaries
 
 @pytest.fixture
 def writer(tmp_path):
-    with tf.Graph().as_default():  # a FileWriter looks at the default graph
-        opened = tf.summary.FileWriter(str(tmp_path))
+    opened = summaries.Events(tmp_path)
     yield opened
     opened.close()
 

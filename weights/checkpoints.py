@@ -64,11 +64,11 @@ def writing(train_dir, what):
         reason = said.group(1) if said else str(error).splitlines()[0]
         reason = getattr(error, 'strerror', None) or reason
         kept, at = latest(train_dir)
-        way_out = 'there is no checkpoint yet, so the same command starts again'
+        way_out = 'there is no checkpoint yet: the same command starts again'
         if kept:
             way_out = (
-                f'the checkpoint of step {at} is kept, and the same command continues '
-                'from there'
+                f'the checkpoint of step {at} is kept: the same command continues from '
+                'there'
             )
         raise ValueError(
             f'{what} was not written to {train_dir}: {reason}; {way_out}'
