@@ -78,12 +78,22 @@ def test_a_leak_ends_with_a_code_and_one_line(tmp_path, run_script):
     done = run_script(*words, code=1)
     assert len(done.stderr.splitlines()) == 1
     assert 'no_motion 53.6% is above' in done.stderr and 'full' not in done.stderr
+    # what was found is kept, and nothing half-written beside it
+    assert json.loads((tmp_path / 'results.json').read_text())['no_motion'] == 60 / 112
+    assert not list(tmp_path.glob('.results*'))
 
 
-@pytest.mark.parametrize('text', [None, '', 'clip,label,prediction\n'])
-def test_absent_predictions_are_named(tmp_path, text):
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        (None, 'is missing: make demo writes it'),
+        ('', 'has no prediction'),
+        ('clip,label,prediction\n', 'has no prediction'),
+    ],
+)
+def test_absent_predictions_are_named(tmp_path, text, expected):
     path = tmp_path / 'predictions.csv'
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ValueError, match='predictions.csv'):
+    with pytest.raises(ValueError, match=f'{path} {expected}'):
         ceilings.accuracy(str(path))

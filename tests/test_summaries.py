@@ -1,12 +1,14 @@
 """What is told of a training: log.jsonl, and TensorBoard read back from its file."""
 
 import json
+import resource
 
 import cv2
 import numpy as np
 import pytest
 import rgb_difference
 import tensorflow.compat.v1 as tf
+from tensorboard.backend.event_processing import event_accumulator
 
 import model
 from results import summaries
@@ -170,3 +172,33 @@ def test_waiting_and_pauses_are_told_apart(open_log, tmp_path, monkeypatch):
         for name in ('clips_per_second', 'waiting')
     }
     assert of_steps == {'clips_per_second': [2, 4], 'waiting': [0.25, 0.5]}
+
+
+def test_tensorboard_reads_what_is_written(open_log, tmp_path):
+    """By its own reader, while the run goes on."""
+    log = open_log(0, 3)
+    log.line({'step': 1, 'loss': 1.5})
+    summaries.confusion(log.writer, np.arange(2), np.arange(2), ['a', 'b'], 1)
+    reader = event_accumulator.EventAccumulator(str(tmp_path))
+    reader.Reload()
+    tags = reader.Tags()
+    assert tags['scalars'] == ['loss'] and tags['images'] == ['confusion']
+    assert tags['graph'] and reader.FirstEventTimestamp() > 1e9
+    (loss,) = reader.Scalars('loss')
+    assert (loss.step, loss.value) == (1, 1.5)
+
+
+def test_what_cannot_be_written_ends_the_log_in_one_line(open_log, tmp_path, refused):
+    """The limit on the size of a file stands in for a full disk."""
+    log = open_log(0, 9)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        for call in (
+            lambda: log.line({'step': 1, 'long': 'x' * 200}),
+            lambda: log.writer.add(1, file_version='x' * 200),
+        ):
+            refused(call, f'the log was not written to {tmp_path}: ', 'File too large')
+        log.close()  # what it could not write has been told
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

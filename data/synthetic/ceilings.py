@@ -18,6 +18,7 @@ import os
 from absl import flags
 
 from results import command_line
+from results import files
 
 FULL_AT_LEAST = 0.95
 # run -> (ceiling, what is left out). Without LSTMs the mean of features may be weaker.
@@ -64,11 +65,14 @@ def verdict(name, share, count):
 
 
 def main(values):
-    """Prints the table, writes results.json, names the images."""
+    """Writes results.json, prints the table and where the figures are."""
     counted = {
         name: accuracy(os.path.join(values.runs, name, 'predictions.csv'))
         for name in CEILINGS
     }
+    results = os.path.join(values.runs, 'results.json')
+    with files.whole(results, encoding='utf-8') as file:
+        json.dump({name: share for name, (share, _) in counted.items()}, file, indent=1)
     print(f'\n{"run":<12}{"accuracy":>9}{"ceiling":>9}{"clips":>7}  left out')
     wrong = []
     for name, (share, count) in counted.items():
@@ -76,15 +80,12 @@ def main(values):
         trouble = verdict(name, share, count)
         wrong += [f'{name} {share:.1%} is {trouble}'] if trouble else []
         print(f'{name:<12}{share:>9.1%}{ceiling:>9.0%}{count:>7}  {left_out}')
-    path = os.path.join(values.runs, 'results.json')
-    with open(path, 'w', encoding='utf-8') as file:
-        json.dump({name: share for name, (share, _) in counted.items()}, file, indent=1)
-    images = glob.glob(os.path.join(values.runs, '*', '*.png'))
-    images += glob.glob(os.path.join(values.data, '**', '*.png'), recursive=True)
-    images += glob.glob(os.path.join(values.runs, '*', 'report.html'))
-    print(f'\nfigures: {path}\nimages and reports:')
-    for image in sorted(images):
-        print(f'  {image}')
+    figures = glob.glob(os.path.join(values.runs, '*', '*.png'))
+    figures += glob.glob(os.path.join(values.data, '**', '*.png'), recursive=True)
+    figures += glob.glob(os.path.join(values.runs, '*', 'report.html'))
+    print(f'\naccuracies: {results}\nfigures and reports:')
+    for figure in sorted(figures):
+        print(f'  {figure}')
     if wrong:
         raise ValueError('; '.join(wrong))
 
