@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import time
 
 import pytest
 
@@ -96,3 +97,46 @@ def test_errors_of_the_folder_name_it(tmp_path, monkeypatch, number, expected):
     with pytest.raises(OSError, match=expected) as caught:
         journal.Run(str(tmp_path), SETTINGS)
     assert caught.value.filename == str(tmp_path)
+
+
+def test_living_runs_are_left_alone_and_dead_ones_merged(tmp_path):
+    data_dir = str(tmp_path)
+    settings = {'flow': 'farneback', 'bound': 20.0, 'size': 64}
+    first = journal.Run(data_dir, settings)
+    row = {**dict.fromkeys(clips.COLUMNS), **settings, 'clip': 'A/a', 'frames': 3}
+    first.finish({**row, 'status': 'ok'})
+    with pytest.raises(ValueError, match='another run works there'):
+        journal.Run(data_dir, {**settings, 'size': 96}, overwrite=True)
+    second = journal.Run(data_dir, settings)
+    assert os.path.isdir(first.folder) and second.index == {}
+    os.close(first._owner)  # as its death would
+    with open(os.path.join(first.folder, 'rows.jsonl'), 'a') as file:
+        file.write('{"clip": "A/torn')
+    third = journal.Run(data_dir, settings)
+    assert not os.path.isdir(first.folder) and list(third.index) == ['A/a']
+    # another machine's locks may not be seen here: its folder stays for a day
+    foreign = tmp_path / '.optical_flow' / 'elsewhere-1-1'
+    foreign.mkdir()
+    (foreign / 'owner').touch()
+    journal.Run(data_dir, settings).close()
+    assert foreign.is_dir()
+    os.utime(foreign / 'owner', (0, time.time() - 2 * journal.ABANDONED_SECONDS))
+    journal.Run(data_dir, settings).close()
+    assert not foreign.is_dir()
+    second.close()
+    third.close()
+
+
+def test_failure_of_one_run_does_not_undo_another(tmp_path):
+    settings = {'flow': 'farneback', 'bound': 20.0, 'size': 64}
+    row = {**dict.fromkeys(clips.COLUMNS), 'clip': 'A/a', 'frames': 3, **settings}
+    run = journal.Run(str(tmp_path), settings)
+    run.finish({**row, 'status': 'ok'})
+    run.finish({**row, 'status': 'error', 'error': 'disk full'})
+    run.close()
+    assert list(clips.read_index(str(tmp_path))) == ['A/a']
+
+
+def test_lock_is_free_after_a_run(undisturbed):
+    with open(undisturbed / '.optical_flow/lock') as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

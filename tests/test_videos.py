@@ -1,12 +1,15 @@
 """Which videos there are, what their clips are called, and when one breaks off."""
 
 import os
+import shutil
 import struct
 
 import cv2
+import drawings
 import numpy as np
 import pytest
 
+from data import clips
 from data.preprocessing import videos
 
 
@@ -181,3 +184,88 @@ def test_a_wrong_list_says_where_and_the_way_out(tmp_path, content, expected):
     (tmp_path / 'list').write_bytes(content)
     with pytest.raises(ValueError, match=rf'--list=\S*{expected}'):
         videos.find_videos(str(tmp_path), str(tmp_path / 'list'))
+
+
+def test_shards_are_disjoint_and_stable():
+    names = [f'A/{n}' for n in range(400)]
+    parts = [{name for name in names if videos.in_shard(name, n, 4)} for n in range(4)]
+    assert sum(map(len, parts)) == 400 and set().union(*parts) == set(names)
+    assert min(map(len, parts)) > 60
+    # the parts of a published run: they must not move with a version of this program
+    assert [videos.in_shard('Archery/v_Archery_g01_c01', n, 4) for n in range(4)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    for text in ('4/4', '1', '-1/4', '0/0', 'a/b'):
+        with pytest.raises(ValueError, match='--shard'):
+            videos.parse_shard(text)
+
+
+def test_names_become_clips():
+    assert videos.clip_name('Any thing/x.y.avi') == 'Any thing/x.y'
+    assert videos.clip_name('v_Archery_g01_c02.avi') == 'Archery/v_Archery_g01_c02'
+    assert videos.clip_name('v_HandStandPushups_g01_c02.avi') == (
+        'HandstandPushups/v_HandStandPushups_g01_c02'
+    )
+    assert videos.clip_name('shoot/v_s_01/v_s_01_01.mpg') == 'shoot/v_s_01_01'
+    with pytest.raises(ValueError, match='no class folder'):
+        videos.clip_name('holiday.avi')
+
+
+def test_two_videos_of_one_clip_are_refused(tmp_path):
+    (tmp_path / 'A').mkdir()
+    (tmp_path / 'A/x.avi').touch()
+    (tmp_path / 'A/x.MP4').touch()
+    with pytest.raises(ValueError, match=r'A/x\.MP4 and A/x\.avi .* rename one'):
+        videos.find_videos(str(tmp_path))
+
+
+def test_list_chooses_videos(tmp_path):
+    for name in ('A/x y 1.avi', 'A/z.avi', 'A/other.avi'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    lines = b'A/x y 1.avi\r\nA/z.avi 12\r\n\r\nA/no.avi\r\n'
+    (tmp_path / 'list.txt').write_bytes(lines)
+    found = videos.find_videos(str(tmp_path), str(tmp_path / 'list.txt'))
+    assert found == {'A/x y 1': 'A/x y 1.avi', 'A/z': 'A/z.avi', 'A/no': 'A/no.avi'}
+    (tmp_path / 'list.txt').write_text('../elsewhere/x.avi\n')
+    with pytest.raises(ValueError, match='line 1: .* lies outside'):
+        videos.find_videos(str(tmp_path), str(tmp_path / 'list.txt'))
+
+
+def rotated(path, degrees):
+    """Rewrites the display matrix of an mp4 file, as a phone held upright does."""
+    matrix = {
+        90: (0, 0x10000, 0, -0x10000, 0, 0),
+        180: (-0x10000, 0, 0, 0, -0x10000, 0),
+    }[degrees]
+    content = bytearray(path.read_bytes())
+    start = content.index(b'tkhd') + 4 + 40
+    one = (0x10000).to_bytes(4, 'big')
+    assert content[start : start + 4] == one
+    values = [*matrix[:2], 0, *matrix[3:5], 0]
+    for n, value in enumerate(values):
+        place = start + 4 * n
+        content[place : place + 4] = value.to_bytes(4, 'big', signed=True)
+    path.write_bytes(content)
+
+
+def test_phone_video_comes_upright(tmp_path):
+    plain = drawings.draw(tmp_path / 'plain.mp4', fourcc='mp4v', shift=(0, 0), frames=2)
+    straight = next(videos.frames_of(videos.open_video(str(plain))))
+    for degrees, code in ((90, cv2.ROTATE_90_CLOCKWISE), (180, cv2.ROTATE_180)):
+        phone = shutil.copy(plain, tmp_path / f'{degrees}.mp4')
+        rotated(phone, degrees)
+        upright = next(videos.frames_of(videos.open_video(str(phone))))
+        np.testing.assert_array_equal(upright, cv2.rotate(straight, code))
+
+
+def test_grey_video_has_three_channels(tmp_path):
+    path = str(tmp_path / 'grey.avi')
+    writer = clips.open_flow_writer(path, 32, 25)
+    writer.write(np.full((32, 64), 77, np.uint8))
+    writer.release()
+    (frame,) = videos.frames_of(videos.open_video(path))
+    assert frame.shape == (32, 64, 3) and (frame == 77).all()
