@@ -14,6 +14,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ from data import sampling
 from data.preprocessing import check
 from data.preprocessing import journal
 from data.preprocessing import preview
+from data.preprocessing import settings
 from data.preprocessing import videos
 from data.preprocessing import workers
 from results import command_line
@@ -45,6 +47,9 @@ FARNEBACK = {
     'poly_sigma': 1.2,
     'flags': 0,
 }
+# Bilinear reads every source pixel only while a frame shrinks to no less than half;
+# beyond that, areas are averaged, or fine structure would flicker as motion.
+RESIZING = {'at_factor': 2, 'from_there': 'INTER_AREA', 'below': 'INTER_LINEAR'}
 
 
 def define_flags():
@@ -71,13 +76,9 @@ def define_flags():
 
 
 def resize(frame, size):
-    """A frame squeezed to uint8 [size, size, 3], as the networks see it.
-
-    Bilinear reads every source pixel only while the picture shrinks to no less than
-    half; beyond that, areas are averaged, or fine structure would flicker as motion.
-    """
-    shrinks = max(frame.shape[:2]) >= 2 * size
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    """A frame squeezed to uint8 [size, size, 3], as the networks see it."""
+    shrinks = max(frame.shape[:2]) >= RESIZING['at_factor'] * size
+    method = getattr(cv2, RESIZING['from_there' if shrinks else 'below'])
     return cv2.resize(frame, (size, size), interpolation=method)
 
 
@@ -97,48 +98,92 @@ def flow_function(name, preset='medium'):
     """
     if name == 'farneback':
         return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, **FARNEBACK)
+    algorithm = _algorithm(name, preset)
+    return lambda a, b: algorithm.calc(a, b, None)
+
+
+def _algorithm(name, preset):
+    """OpenCV's object of DIS or TV-L1; ValueError as `flow_function`."""
     if name == 'dis' and preset in DIS_PRESETS:
-        dis = cv2.DISOpticalFlow_create(DIS_PRESETS[preset])
-        return lambda a, b: dis.calc(a, b, None)
+        return cv2.DISOpticalFlow_create(DIS_PRESETS[preset])
     if name == 'tvl1':
         if not hasattr(cv2, 'optflow'):
             raise ValueError(
                 '--flow=tvl1 needs cv2.optflow: '
                 'pip install opencv-contrib-python in place of opencv-python'
             )
-        tvl1 = cv2.optflow.createOptFlow_DualTVL1()
-        return lambda a, b: tvl1.calc(a, b, None)
+        return cv2.optflow.createOptFlow_DualTVL1()
     raise ValueError(f'there is no flow algorithm {name} {preset}')
 
 
-def frames_and_flow(capture, settings, with_flow=True):
+def flow_parameters(name, preset='medium'):
+    """Every number of a flow algorithm, as dict; arguments as of `flow_function`.
+
+    Those of DIS and TV-L1 are asked of OpenCV's object: a preset is what it sets.
+    """
+    if name == 'farneback':
+        return dict(FARNEBACK)
+    algorithm = _algorithm(name, preset)
+    getters = [key for key in dir(algorithm) if re.match('get(?!DefaultName)', key)]
+    values = {key[3:]: getattr(algorithm, key)() for key in getters}
+    # OpenCV has some as float32: 0.01 would read 0.009999999776482582
+    return {key: float(f'{v:.6g}') if v != int(v) else v for key, v in values.items()}
+
+
+def settings_of(name, bound, size):
+    """All that the files of a clip depend on, besides its video.
+
+    Args:
+      name: the algorithm as in clips.csv, such as 'farneback' or 'dis-medium'.
+      bound: pixels a frame that end the scale.
+      size: stored height and width.
+
+    Returns:
+      (fingerprint, the column `settings` of clips.csv; dict that says it in words).
+
+    Raises:
+      ValueError: the algorithm is unknown or this OpenCV does not have it.
+    """
+    words = {
+        'flow': {'algorithm': name, **flow_parameters(*name.split('-'))},
+        'bound': float(bound),
+        'size': int(size),
+        'decoding': videos.DECODING,
+        'resizing': RESIZING,
+        'grey': 'COLOR_BGR2GRAY',
+        'stored_flow': 'round(v * 127 / bound) + 128, clipped to 1..255',
+    }
+    return settings.fingerprint(words), words
+
+
+def frames_and_flow(capture, preprocessing, with_flow=True):
     """Yields (frame as it is, frame resized, field of flow that leads to it).
 
     Args:
       capture: an opened video.
-      settings: dict of `flow` (such as 'dis-medium'), `bound`, `size`.
+      preprocessing: dict of `flow` (such as 'dis-medium'), `bound`, `size`.
       with_flow: False saves the time; then, and at the first frame, the field is None.
     """
-    flow_between = flow_function(*settings['flow'].split('-'))
+    flow_between = flow_function(*preprocessing['flow'].split('-'))
     previous = None
     for frame in videos.frames_of(capture):
-        resized, field = resize(frame, settings['size']), None
+        resized, field = resize(frame, preprocessing['size']), None
         if with_flow:
             grey = cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
             if previous is not None:
                 flow = flow_between(previous, grey)
-                field = clips.quantize_flow(flow, settings['bound'])
+                field = clips.quantize_flow(flow, preprocessing['bound'])
             previous = grey
         yield frame, resized, field
 
 
-def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
+def convert(video_dir, data_dir, folder, preprocessing, keep_truncated, task):
     """Makes both files of one clip; runs in a worker.
 
     Args:
       video_dir, data_dir: the flags.
       folder: for the files while they are not whole.
-      settings: dict of `flow` (such as 'dis-medium'), `bound`, `size`.
+      preprocessing: dict of the columns `flow`, `bound`, `size` and `settings`.
       keep_truncated: the flag.
       task: (clip, path of the video below `video_dir`).
 
@@ -146,7 +191,8 @@ def convert(video_dir, data_dir, folder, settings, keep_truncated, task):
       The clip's row for clips.csv.
     """
     clip, path = task
-    row = {**dict.fromkeys(clips.COLUMNS), 'clip': clip, 'source': path, **settings}
+    row = {**dict.fromkeys(clips.COLUMNS), 'clip': clip, 'source': path}
+    row.update(preprocessing)
     source = os.path.join(video_dir, path)
     temporary = [os.path.join(folder, f'{os.getpid()}-{n}.avi') for n in 'xy']
     try:
@@ -267,9 +313,14 @@ def preprocess(values, bad):
     found = videos.find_videos(video_dir, values.list, note)
     found = {clip: p for clip, p in found.items() if videos.in_shard(clip, part, parts)}
     name = f'dis-{values.dis_preset}' if values.flow == 'dis' else values.flow
-    flow_function(*name.split('-'))  # complains now if this OpenCV lacks it
-    settings = {'flow': name, 'bound': values.flow_bound, 'size': values.frame_size}
-    run = journal.Run(data_dir, settings, values.overwrite)
+    preprocessing = {
+        'flow': name,
+        'bound': values.flow_bound,
+        'size': values.frame_size,
+    }
+    # complains now if this OpenCV does not have the algorithm
+    preprocessing['settings'], words = settings_of(*preprocessing.values())
+    run = journal.Run(data_dir, preprocessing, words, values.overwrite)
     try:
         absent = [] if values.list else set(run.index) - set(found)
         gone = [clip for clip in absent if videos.in_shard(clip, part, parts)]
@@ -283,7 +334,12 @@ def preprocess(values, bad):
         sizes = {clip: _bytes(video_dir, path) for clip, path in todo.items()}
         tasks = sorted(todo.items(), key=lambda task: (-sizes[task[0]], task[0]))
         function = functools.partial(
-            convert, video_dir, data_dir, run.folder, settings, values.keep_truncated
+            convert,
+            video_dir,
+            data_dir,
+            run.folder,
+            preprocessing,
+            values.keep_truncated,
         )
         work = workers.run(function, tasks, _processes(values), run.folder)
         rows = _follow(work, run, sizes, bad)

@@ -1,6 +1,8 @@
 """optical_flow.py: exact flow, honest failures, and runs that may be killed."""
 
+import csv
 import functools
+import json
 import os
 import pathlib
 import resource
@@ -22,6 +24,7 @@ from data.preprocessing import videos
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = '--frame_size=64'
+PRESETS = ('ultrafast', 'fast', 'medium')
 
 
 def test_frames_that_no_avi_file_holds_are_a_reason(tmp_path, monkeypatch):
@@ -120,7 +123,7 @@ def test_stored_pair_is_exactly_what_it_should_be(drawn, undisturbed):
 def test_nothing_is_left_behind(undisturbed):
     assert drawings.hidden(undisturbed) == ['lock', 'settings.json']
     top = sorted(path.name for path in undisturbed.iterdir())
-    assert top == ['.optical_flow', 'clips.csv', 'optical-flow', 'resized']
+    assert top == ['.optical_flow', 'clips.csv', 'optical-flow', 'resized', 'settings']
 
 
 def test_second_run_does_only_what_is_missing(drawn, undisturbed, tmp_path, run_script):
@@ -160,6 +163,68 @@ def test_other_settings_are_refused_until_overwrite(
     assert (clips.read_flow(str(data_dir), 'B/still') == clips.FLOW_ZERO).all()
     again = run_script('optical_flow.py', *words, *fast)
     assert '6 done before' in again.stdout
+
+
+def test_another_number_of_the_algorithm_is_another_setting(
+    drawn, undisturbed, tmp_path
+):
+    """As after an edit of FARNEBACK: refused, or all clips are made again."""
+    data_dir = tmp_path / 'data'
+    shutil.copytree(undisturbed, data_dir)
+    words = [f'--video_dir={drawn}', f'--data_dir={data_dir}', SIZE]
+    fault = "optical_flow.FARNEBACK['winsize'] = 21"
+    refused = run_driver(tmp_path, fault, *words)
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+    assert '(flow.winsize was 15, is 21): choose another' in refused.stderr
+    assert '--overwrite' in refused.stderr
+    assert drawings.contents(data_dir) == drawings.contents(undisturbed)
+    assert run_driver(tmp_path, fault, *words, '--overwrite').returncode == 0
+    (made,) = {row['settings'] for row in clips.read_index(str(data_dir)).values()}
+    (before,) = {row['settings'] for row in clips.read_index(str(undisturbed)).values()}
+    stored = json.loads((data_dir / f'settings/{made}.json').read_text())
+    assert made != before and stored['settings']['flow']['winsize'] == 21
+    wide = functools.partial(FARNEBACK, winsize=21)
+    assert_stored(data_dir, 'A/plain', drawn / 'A/plain.avi', wide)
+
+
+def test_settings_name_every_number():
+    print_, words = optical_flow.settings_of('farneback', 20, 224)
+    assert words['flow'] == {'algorithm': 'farneback', **optical_flow.FARNEBACK}
+    assert (words['bound'], words['size']) == (20.0, 224)
+    assert optical_flow.settings_of('farneback', 20.0, 224)[0] == print_
+    presets = [optical_flow.settings_of(f'dis-{name}', 20.0, 224) for name in PRESETS]
+    assert len({print_, *(known for known, _ in presets)}) == 4
+    assert [words['flow']['FinestScale'] for _, words in presets] == [2, 2, 1]
+    assert [words['flow']['PatchStride'] for _, words in presets] == [4, 4, 3]
+    assert presets[0][1]['flow']['VariationalRefinementEpsilon'] == 0.01
+    for other in (('farneback', 10, 224), ('farneback', 20, 112)):
+        assert optical_flow.settings_of(*other)[0] != print_
+
+
+@pytest.mark.parametrize('name', ['RESIZING', 'FARNEBACK'])
+def test_settings_follow_the_code(name, monkeypatch):
+    print_, _ = optical_flow.settings_of('farneback', 20, 224)
+    changed = dict.fromkeys(getattr(optical_flow, name), 7)
+    monkeypatch.setattr(optical_flow, name, changed)
+    assert optical_flow.settings_of('farneback', 20, 224)[0] != print_
+
+
+def test_a_folder_without_settings_is_refused(drawn, undisturbed, tmp_path, run_script):
+    """clips.csv as it was before it knew of settings."""
+    data_dir = tmp_path / 'data'
+    shutil.copytree(undisturbed, data_dir)
+    with open(data_dir / 'clips.csv', newline='') as file:
+        rows = [row[:10] + row[11:] for row in csv.reader(file)]
+    assert rows[0][9:11] == ['size', 'status']
+    with open(data_dir / 'clips.csv', 'w', newline='') as file:
+        csv.writer(file).writerows(rows)
+    words = [f'--video_dir={drawn}', f'--data_dir={data_dir}', SIZE]
+    refused = run_script('optical_flow.py', *words, code=1)
+    assert len(refused.stderr.splitlines()) == 1
+    assert 'size,settings,status' in refused.stderr and 'delete it' in refused.stderr
+    os.remove(data_dir / 'clips.csv')  # the way out
+    assert '0 done before' in run_script('optical_flow.py', *words).stdout
+    assert drawings.contents(data_dir) == drawings.contents(undisturbed)
 
 
 BROKEN = {
@@ -204,8 +269,12 @@ def test_bad_clips_are_listed_and_the_others_finished(tmp_path, run_script):
     assert index['A/half']['status'] == 'truncated'
     assert 0 < index['A/half']['frames'] < index['A/half']['header_frames'] == 30
     assert list(clips.read_index(str(data_dir))) == ['A/fine']
-    files = sorted(drawings.contents(data_dir))
-    assert files == ['clips.csv', 'optical-flow/A/fine.avi', 'resized/A/fine.avi']
+    files = [f for f in drawings.contents(data_dir) if not f.startswith('settings')]
+    assert sorted(files) == [
+        'clips.csv',
+        'optical-flow/A/fine.avi',
+        'resized/A/fine.avi',
+    ]
     assert drawings.hidden(data_dir) == ['lock', 'settings.json']
     os.remove(tmp_path / 'videos/A/zero.avi')
     run_script('optical_flow.py', *words, '--keep_truncated', code=1)

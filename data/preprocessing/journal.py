@@ -1,6 +1,6 @@
 """Several runs of optical_flow.py on one folder: locks, claims and clips.csv.
 
-    run = runs.Run(data_dir, settings, overwrite=False)
+    run = journal.Run(data_dir, preprocessing, words, overwrite=False)
     todo = run.begin(found)
     run.finish(row)  # for each clip, as it ends
     run.close()
@@ -9,7 +9,7 @@ A room of its own because none of it is optical flow: it is what lets runs be ki
 repeated and spread over machines. Everything stands in <data_dir>/.optical_flow/:
 
     lock                 held (flock) while clips.csv or the list of runs changes
-    settings.json        algorithm, bound and size of the files in this folder
+    settings.json        preprocessing of the files in this folder
     <host>-<pid>-<n>/    one run: its temporary files, rows.jsonl and the file `owner`,
                          which the run and its workers hold locked as long as they live
 
@@ -27,6 +27,7 @@ import socket
 import time
 
 from data import clips
+from data.preprocessing import settings
 
 MERGE_SECONDS = 20
 # Some shared file systems keep locks within one machine; the folder of another machine
@@ -42,19 +43,20 @@ class Run:
       index: dict from clip to its row in clips.csv, of any status, as last merged.
     """
 
-    def __init__(self, data_dir, settings, overwrite=False):
-        """Claims `data_dir` for `settings`, merging what dead runs left.
+    def __init__(self, data_dir, preprocessing, words, overwrite=False):
+        """Claims `data_dir` for one preprocessing, merging what dead runs left.
 
         Args:
           data_dir: folder of preprocessed clips; made if absent.
-          settings: dict with the columns `flow`, `bound` and `size`.
+          preprocessing: dict of the columns `flow`, `bound`, `size` and `settings`.
+          words: dict that says the column `settings` in words.
           overwrite: let clips made with other settings be made again.
 
         Raises:
           ValueError: the folder belongs to other settings, or a run with others works.
           OSError: the folder cannot be written.
         """
-        self._data_dir, self._settings = data_dir, settings
+        self._data_dir, self._preprocessing = data_dir, preprocessing
         self._overwrite = overwrite
         self._unmerged = []
         self._last_merge = time.monotonic()
@@ -62,7 +64,10 @@ class Run:
         with _locked(data_dir):
             living = _bury_dead_runs(data_dir)
             self.index = _read_rows(data_dir)
-            _claim(data_dir, settings, self.index, living, overwrite)
+            if not overwrite:
+                _refuse_others(data_dir, preprocessing, words, self.index)
+            _claim(data_dir, preprocessing, living)
+            settings.write(data_dir, words)
             name = f'{socket.gethostname()}-{os.getpid()}-{time.time_ns()}'
             self.folder = os.path.join(_hidden(data_dir), name)
             os.mkdir(self.folder)
@@ -86,7 +91,7 @@ class Run:
             self.index, todo = _read_rows(self._data_dir), {}
             for clip, source in found.items():
                 row = self.index.get(clip)
-                done = is_done(self._data_dir, row, self._settings)
+                done = is_done(self._data_dir, row, self._preprocessing)
                 if done and row['source'] == source:
                     continue
                 if done and not self._overwrite:
@@ -148,12 +153,12 @@ def hold(folder):
     return descriptor
 
 
-def is_done(data_dir, row, settings):
-    """Whether `row` (or None) says that both files are there, made with `settings`."""
+def is_done(data_dir, row, preprocessing):
+    """Whether `row` (or None) says that both files are there, made in this way."""
     return (
         row is not None
         and row['status'] == 'ok'
-        and all(row[name] == value for name, value in settings.items())
+        and all(row[name] == value for name, value in preprocessing.items())
         and os.path.isfile(clips.frames_path(data_dir, row['clip']))
         and os.path.isfile(clips.flow_path(data_dir, row['clip']))
     )
@@ -250,30 +255,36 @@ def _recorded_rows(folder):
     return rows
 
 
-def _claim(data_dir, settings, index, living, overwrite):
-    """Writes settings.json, unless files or living runs have other settings."""
+def _refuse_others(data_dir, preprocessing, words, index):
+    """ValueError if clips are there that were made with other settings."""
+    for row in index.values():
+        made_with = {name: row[name] for name in preprocessing}
+        if row['status'] == 'ok' and made_with != preprocessing:
+            difference = settings.difference(data_dir, row['settings'], words)
+            raise ValueError(
+                f'{data_dir} has clips made with other settings '
+                f'({difference or _words(made_with)}): '
+                'choose another --data_dir, or --overwrite'
+            )
+
+
+def _claim(data_dir, preprocessing, living):
+    """Writes settings.json, unless living runs work with other settings."""
     path = os.path.join(_hidden(data_dir), 'settings.json')
-    claimed = settings
+    claimed = preprocessing
     # a file that a crash of the machine left empty or torn claims nothing
     with contextlib.suppress(FileNotFoundError, ValueError), open(path) as file:
         claimed = json.load(file)
-    if living and claimed != settings:
+    if living and claimed != preprocessing:
         raise ValueError(
             f'{data_dir}: another run works there with {_words(claimed)}, not '
-            f'{_words(settings)}: let it end (its files: {living[0]})'
+            f'{_words(preprocessing)}: let it end (its files: {living[0]})'
         )
-    for row in index.values():
-        made_with = {name: row[name] for name in settings}
-        if row['status'] == 'ok' and made_with != settings and not overwrite:
-            raise ValueError(
-                f'{data_dir} has clips made with {_words(made_with)}, not '
-                f'{_words(settings)}: choose another --data_dir, or --overwrite'
-            )
     temporary = path + '.new'
     with open(temporary, 'w') as file:
-        json.dump(settings, file)
+        json.dump(preprocessing, file)
     os.replace(temporary, path)
 
 
-def _words(settings):
-    return ' '.join(f'{name} {value}' for name, value in settings.items())
+def _words(preprocessing):
+    return ' '.join(f'{name} {value}' for name, value in preprocessing.items())

@@ -24,6 +24,8 @@ from data import clips
 VIDEO_EXTENSIONS = ('.avi', '.mp4', '.mpg', '.mpeg', '.mov', '.mkv', '.webm')
 # These hold no count of frames: OpenCV reports duration times rate.
 UNCOUNTED_EXTENSIONS = ('.mpg', '.mpeg', '.mkv', '.webm')
+# How frames are decoded: part of what clips depend on.
+DECODING = {'decoder': 'cv2.VideoCapture, FFmpeg'}
 UCF101_NAME = re.compile(r'v_(\w+?)_g\d+_c\d+$')
 # The one class of UCF101 whose folder is spelt otherwise than its files.
 UCF101_FOLDERS = {'HandStandPushups': 'HandstandPushups'}
