@@ -1,10 +1,10 @@
 """Several runs on one folder: what they take from each other, and damaged state."""
 
 import errno
-import fcntl
 import os
 import time
 
+import filelock
 import pytest
 
 from data import clips
@@ -100,7 +100,7 @@ def test_errors_of_the_folder_name_it(tmp_path, monkeypatch, number, expected):
     def refused(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, 'flock', refused)
+    monkeypatch.setattr(filelock, 'lock_descriptor', refused)
     with pytest.raises(OSError, match=expected) as caught:
         journal.Run(str(tmp_path), MADE, WORDS)
     assert caught.value.filename == str(tmp_path)
@@ -133,6 +133,18 @@ def test_living_runs_are_left_alone_and_dead_ones_merged(tmp_path):
     third.close()
 
 
+def test_a_run_lives_as_long_as_its_workers(tmp_path):
+    """A worker may write for a moment after its parent was killed."""
+    first = journal.Run(str(tmp_path), MADE, WORDS)
+    worker = journal.hold(first.folder, '7.worker')
+    os.close(first._owner)  # as its death would
+    journal.Run(str(tmp_path), MADE, WORDS).close()
+    assert os.path.isdir(first.folder)
+    os.close(worker)
+    journal.Run(str(tmp_path), MADE, WORDS).close()
+    assert not os.path.isdir(first.folder)
+
+
 def test_failure_of_one_run_does_not_undo_another(tmp_path):
     row = {**dict.fromkeys(clips.COLUMNS), 'clip': 'A/a', 'frames': 3, **MADE}
     run = journal.Run(str(tmp_path), MADE, WORDS)
@@ -144,4 +156,4 @@ def test_failure_of_one_run_does_not_undo_another(tmp_path):
 
 def test_lock_is_free_after_a_run(undisturbed):
     with open(undisturbed / '.optical_flow/lock') as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert filelock.lock_descriptor(file.fileno(), blocking=False)

@@ -173,7 +173,7 @@ def test_another_number_of_the_algorithm_is_another_setting(
     data_dir = tmp_path / 'data'
     shutil.copytree(undisturbed, data_dir)
     words = [f'--video_dir={drawn}', f'--data_dir={data_dir}', SIZE]
-    fault = "optical_flow.FARNEBACK['winsize'] = 21"
+    fault = "import optical_flow; optical_flow.FARNEBACK['winsize'] = 21"
     refused = run_driver(tmp_path, fault, *words)
     assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
     assert '(flow.winsize was 15, is 21): choose another' in refused.stderr
@@ -282,9 +282,9 @@ def test_bad_clips_are_listed_and_the_others_finished(tmp_path, run_script):
 # Stands for optical_flow.py with a fault in it; workers run its top level as well.
 DRIVER = """
 import os, signal
+{fault}
 import optical_flow
 from results import command_line
-{fault}
 if __name__ == '__main__':
     optical_flow.define_flags()
     command_line.run(optical_flow.main)
@@ -365,6 +365,19 @@ videos.open_video = open_video
     assert done.returncode == 1
     assert 'A/plain  its process died (-11)' in done.stdout
     assert len(clips.read_index(str(tmp_path / 'data'))) == 5
+
+
+def test_nothing_that_windows_does_not_have_is_needed(drawn, tmp_path):
+    """No fcntl of our own, no signal masks, no processor sets."""
+    fault = """
+import filelock, sys
+sys.modules['fcntl'] = None
+del signal.pthread_sigmask, os.sched_getaffinity
+"""
+    words = [f'--video_dir={drawn}', f'--data_dir={tmp_path / "data"}', SIZE]
+    done = run_driver(tmp_path, fault, *words, '--workers=2', '--check')
+    assert '6 of 6 clips are ready' in done.stdout, done.stderr
+    assert drawings.hidden(tmp_path / 'data') == ['lock', 'settings.json']
 
 
 def test_failed_clips_are_named_whatever_fails_later(tmp_path):

@@ -3,9 +3,11 @@
 import functools
 import os
 import signal
+import socket
 
 import pytest
 
+from data.preprocessing import journal
 from data.preprocessing import workers
 
 
@@ -20,6 +22,14 @@ def test_a_worker_that_dies_before_its_task_fails_it_alone():
     ended = list(workers.run(Deadly(), ['a', 'b', 'c'], 2))
     assert sorted(task for task, _, _ in ended) == ['a', 'b', 'c']
     assert {death for _, _, death in ended} == {'its process died (3)'}
+
+
+def test_workers_keep_the_run_alive(tmp_path):
+    folder = str(tmp_path / f'{socket.gethostname()}-1-1')  # a run of this machine
+    os.mkdir(folder)
+    ((_, dead, _),) = workers.run(journal._is_dead, [folder], 1, folder)
+    assert dead is False
+    assert journal._is_dead(folder)  # the worker has ended
 
 
 def test_ctrl_c_while_a_worker_starts_is_not_lost(request):

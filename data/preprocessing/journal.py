@@ -5,26 +5,29 @@
     run.finish(row)  # for each clip, as it ends
     run.close()
 
-A room of its own because none of it is optical flow: it is what lets runs be killed,
-repeated and spread over machines. Everything stands in <data_dir>/.optical_flow/:
+This is what lets runs be killed, repeated and spread over machines. Everything is in
+<data_dir>/.optical_flow/:
 
-    lock                 held (flock) while clips.csv or the list of runs changes
+    lock                 locked while clips.csv or the list of runs changes
     settings.json        preprocessing of the files in this folder
-    <host>-<pid>-<n>/    one run: its temporary files, rows.jsonl and the file `owner`,
-                         which the run and its workers hold locked as long as they live
+    <host>-<pid>-<n>/    one run: its temporary files, rows.jsonl, the file `owner`,
+                         which the run keeps locked as long as it lives, and a file
+                         <pid>.worker for each of its workers, locked likewise
 
-The operating system drops a lock when its process ends, however it ends, so a run whose
-`owner` can be locked is dead: its rows are merged and its folder is removed.
+The operating system drops a lock when its process ends, however it ends. A run is dead
+when all of these files can be locked: then its rows are merged and its folder is
+removed. Locks are filelock's: flock on Linux and macOS, LockFileEx on Windows.
 """
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
 import socket
 import time
+
+import filelock
 
 from data import clips
 from data.preprocessing import settings
@@ -71,7 +74,7 @@ class Run:
             name = f'{socket.gethostname()}-{os.getpid()}-{time.time_ns()}'
             self.folder = os.path.join(_hidden(data_dir), name)
             os.mkdir(self.folder)
-            self._owner = hold(self.folder)
+            self._owner = hold(self.folder, 'owner')
         self._rows = open(os.path.join(self.folder, 'rows.jsonl'), 'a')
 
     def begin(self, found, gone=()):
@@ -137,19 +140,28 @@ class Run:
         for entry in os.scandir(self.folder):
             if entry.name.endswith('.avi'):
                 os.remove(entry.path)
+        merged = False
         try:
             self.merge()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            merged = True
         finally:
             with contextlib.suppress(OSError):
                 self._rows.close()
-            os.close(self._owner)
+            if merged:  # else the next run does it
+                os.remove(self._rows.name)
+            os.close(self._owner)  # Windows removes no file that is open
+            if merged:
+                shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def hold(folder):
-    """Locks a run's `owner` file, shared by the run and its workers, until they die."""
-    descriptor = os.open(os.path.join(folder, 'owner'), os.O_RDWR | os.O_CREAT, 0o666)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+def hold(folder, name):
+    """Locks the file `name` in a run's folder as long as this process lives.
+
+    Returns:
+      The file's descriptor; closing it gives the lock back.
+    """
+    descriptor = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT, 0o666)
+    filelock.lock_descriptor(descriptor)
     return descriptor
 
 
@@ -189,7 +201,7 @@ def _locked(data_dir):
     """Holds the lock; an error that names no file is made to name `data_dir`."""
     try:
         with open(os.path.join(_hidden(data_dir), 'lock'), 'a') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            filelock.lock_descriptor(file.fileno())
             yield
     except OSError as error:
         if error.filename is not None:
@@ -225,23 +237,35 @@ def _bury_dead_runs(data_dir):
     """Merges and removes the folders of dead runs; returns the paths of the others."""
     living = []
     for entry in os.scandir(_hidden(data_dir)):
-        if not entry.is_dir():
-            continue
-        owner = os.open(os.path.join(entry.path, 'owner'), os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            silent = time.time() - os.fstat(owner).st_mtime
-            here = entry.name.rsplit('-', 2)[0] == socket.gethostname()
-            if not here and silent < ABANDONED_SECONDS:
-                raise BlockingIOError
+        if entry.is_dir() and not _is_dead(entry.path):
+            living.append(entry.path)
+        elif entry.is_dir():
             index = _merged(_read_rows(data_dir), _recorded_rows(entry.path))
             _write_rows(data_dir, entry.path, index)
             shutil.rmtree(entry.path, ignore_errors=True)
-        except BlockingIOError:
-            living.append(entry.path)
-        finally:
-            os.close(owner)
     return living
+
+
+def _is_dead(folder):
+    """Whether neither a run nor one of its workers lives."""
+    owner = os.path.join(folder, 'owner')
+    silent = time.time() - os.stat(owner if os.path.exists(owner) else folder).st_mtime
+    here = os.path.basename(folder).rsplit('-', 2)[0] == socket.gethostname()
+    if not here and silent < ABANDONED_SECONDS:
+        return False
+    return all(
+        _can_be_locked(entry.path)
+        for entry in os.scandir(folder)
+        if entry.name == 'owner' or entry.name.endswith('.worker')
+    )
+
+
+def _can_be_locked(path):
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return filelock.lock_descriptor(descriptor, blocking=False)
+    finally:
+        os.close(descriptor)  # which gives the lock back
 
 
 def _recorded_rows(folder):
