@@ -10,6 +10,7 @@ Flow: DIS (Kroeger et al., ECCV 2016), Farneback (SCIA 2003) or TV-L1 (Zach et a
 DAGM 2007), as OpenCV implements them, between consecutive resized grey frames.
 """
 
+import collections
 import contextlib
 import functools
 import math
@@ -310,7 +311,11 @@ def preprocess(values, bad):
     def note(error):
         bad[os.path.relpath(error.filename, video_dir)] = error.strerror
 
-    found = videos.find_videos(video_dir, values.list, note)
+    others = collections.Counter()
+    found = videos.find_videos(video_dir, values.list, note, others)
+    if others:
+        endings = ', '.join(f'{n} {ending}' for ending, n in others.most_common())
+        print(f'passed over, by their endings: {videos.printable(endings)}')
     found = {clip: p for clip, p in found.items() if videos.in_shard(clip, part, parts)}
     name = f'dis-{values.dis_preset}' if values.flow == 'dis' else values.flow
     preprocessing = {

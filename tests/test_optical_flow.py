@@ -136,6 +136,7 @@ def test_second_run_does_only_what_is_missing(drawn, undisturbed, tmp_path, run_
     words = [f'--video_dir={drawn}', f'--data_dir={data_dir}', SIZE]
     done = run_script('optical_flow.py', *words)
     assert '5 done before' in done.stdout
+    assert done.stdout.startswith('passed over, by their endings: 1 .txt\n')
     assert drawings.contents(data_dir) == before
     assert {p: p.stat().st_mtime_ns for p in data_dir.glob('*/B/*.avi')} == stamps
 
@@ -277,6 +278,33 @@ def test_bad_clips_are_listed_and_the_others_finished(tmp_path, run_script):
     run_script('optical_flow.py', *words, '--keep_truncated', code=1)
     assert sorted(clips.read_index(str(data_dir))) == ['A/fine', 'A/half']
     assert 'A/zero' not in clips.read_index(str(data_dir), ok_only=False)
+
+
+def test_hostile_names_stay_in_the_folder(tmp_path, run_script):
+    """Leading dashes, line ends, names that become too long with another ending."""
+    folder = tmp_path / 'in/videos'
+    names = ['--overwrite/--x.avi', 'A\nB/new\nline.avi', f'A/{251 * "x"}.avi']
+    for name in names:
+        drawings.draw(folder / name, frames=3)
+    long = f'A/{252 * "y"}'
+    os.rename(drawings.draw(folder / 'A/y.avi', frames=3), folder / f'{long}.ts')
+    words = [f'--video_dir={folder}', f'--data_dir={tmp_path / "in/data"}', SIZE]
+    done = run_script('optical_flow.py', *words, code=1)
+    index = clips.read_index(str(tmp_path / 'in/data'), ok_only=False)
+    assert index.pop(long)['error'].startswith('File name too long')
+    assert {row['status'] for row in index.values()} == {'ok'} and len(index) == 3
+    assert os.listdir(tmp_path) == ['in'] and 'File name too long' in done.stdout
+    assert sorted(os.listdir(tmp_path / 'in')) == ['data', 'videos']
+    listed = tmp_path / 'in/list.txt'
+    for name in ('../../x.avi', str(tmp_path / 'x.avi'), 'A/../../x.avi', 'A/\0.avi'):
+        listed.write_text(name)
+        refused = run_script('optical_flow.py', *words, f'--list={listed}', code=1)
+        assert f'--list={listed}' in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    listed.write_text(f'A/{300 * "z"}.avi')
+    done = run_script('optical_flow.py', *words, f'--list={listed}', code=1)
+    assert 'zzz  File name too long' in done.stdout
+    assert os.listdir(tmp_path) == ['in']
 
 
 # Stands for optical_flow.py with a fault in it; workers run its top level as well.

@@ -1,5 +1,6 @@
 """Which videos there are, what their clips are called, and when one breaks off."""
 
+import collections
 import os
 import shutil
 import struct
@@ -176,7 +177,8 @@ def test_list_below_a_linked_folder(tmp_path):
         (b'\n/etc/passwd', r', line 2: .* lies outside --video_dir'),
         (b'x.avi', r', line 1: x\.avi is in no class folder .* move it'),
         (b'\n \n', ' names no video: write a path'),
-        ('A/x.avi'.encode('utf-16'), ' is no UTF-8 text: save it as UTF-8'),
+        (b'A/x.avi\n\0', ' is not UTF-8 text: save it as UTF-8'),
+        ('A/x.avi'.encode('utf-16'), ' is not UTF-8 text: save it as UTF-8'),
     ],
 )
 def test_a_wrong_list_says_where_and_the_way_out(tmp_path, content, expected):
@@ -214,22 +216,62 @@ def test_names_become_clips():
         videos.clip_name('holiday.avi')
 
 
-def test_two_videos_of_one_clip_are_refused(tmp_path):
-    (tmp_path / 'A').mkdir()
-    (tmp_path / 'A/x.avi').touch()
-    (tmp_path / 'A/x.MP4').touch()
-    with pytest.raises(ValueError, match=r'A/x\.MP4 and A/x\.avi .* rename one'):
+def test_all_videos_of_one_name_are_listed_at_once(tmp_path):
+    touched(tmp_path, 'A/x.avi', 'A/x.MP4', 'A/y.avi', 'B/x.mov', 'B/z.ts', 'B/z.mkv')
+    touched(tmp_path, 'B/deep/z.gif')
+    with pytest.raises(ValueError, match='rename one of each') as caught:
         videos.find_videos(str(tmp_path))
+    pairs = 'A/x.MP4 and A/x.avi; B/deep/z.gif and B/z.mkv and B/z.ts'
+    assert f'would become one clip: {pairs}: rename' in str(caught.value)
+
+
+def test_every_ending_and_what_is_passed_over(tmp_path):
+    for n, ending in enumerate(videos.VIDEO_EXTENSIONS):
+        touched(tmp_path, f'A/{n}{ending}', f'B/{n}{ending.upper()}')
+    touched(tmp_path, 'README.txt', 'A/a.txt', 'A/deep/b.TXT', 'B/noending', 'A/c.jpg')
+    touched(tmp_path, 'A/._0.avi', 'A/.DS_Store', '.hidden/x.avi', 'B/.x/y.avi')
+    others = collections.Counter()
+    found = videos.find_videos(str(tmp_path), others=others)
+    assert len(found) == 2 * len(videos.VIDEO_EXTENSIONS) == 32
+    assert others == {'.txt': 2, 'no ending': 1, '.jpg': 1}
+
+
+@pytest.mark.parametrize(
+    'names, parts',
+    [
+        (('train/A/x.avi', 'val/A/y.avi'), 'train, val'),
+        (('Train/A/x.avi', 'Test_1/A/y.avi', 'extra/x.avi'), 'Test_1, Train'),
+        (('test/A/x.avi', 'test/B/y.avi'), 'test'),
+    ],
+)
+def test_parts_of_a_data_set_are_no_classes(tmp_path, names, parts):
+    touched(tmp_path, *names)
+    top = parts.split(',')[0]
+    with pytest.raises(ValueError) as caught:
+        videos.find_videos(str(tmp_path))
+    assert f'one further down, in {parts}: give --video_dir={tmp_path}/{top}, and' in (
+        str(caught.value)
+    )
+    (tmp_path / 'list').write_text('\n'.join(names))
+    with pytest.raises(ValueError, match='one further down'):
+        videos.find_videos(str(tmp_path), str(tmp_path / 'list'))
+    assert videos.find_videos(str(tmp_path / top))  # the way out
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    touched(tmp_path, 'train/stem_01/x.avi', 'bus/stem_01/y.avi', 'test/z.avi')
+    assert set(videos.find_videos(str(tmp_path))) == {'train/x', 'bus/y', 'test/z'}
 
 
 def test_list_chooses_videos(tmp_path):
     for name in ('A/x y 1.avi', 'A/z.avi', 'A/other.avi'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    lines = b'A/x y 1.avi\r\nA/z.avi 12\r\n\r\nA/no.avi\r\n'
-    (tmp_path / 'list.txt').write_bytes(lines)
-    found = videos.find_videos(str(tmp_path), str(tmp_path / 'list.txt'))
-    assert found == {'A/x y 1': 'A/x y 1.avi', 'A/z': 'A/z.avi', 'A/no': 'A/no.avi'}
+    for label in (b' 12', b'\t12', b',12', b' 250 12'):
+        lines = b'A/x y 1.avi\r\nA/z.avi' + label + b'\r\n\r\nA/no.avi\r\n'
+        (tmp_path / 'list.txt').write_bytes(lines)
+        found = videos.find_videos(str(tmp_path), str(tmp_path / 'list.txt'))
+        assert found == {'A/x y 1': 'A/x y 1.avi', 'A/z': 'A/z.avi', 'A/no': 'A/no.avi'}
     (tmp_path / 'list.txt').write_text('../elsewhere/x.avi\n')
     with pytest.raises(ValueError, match='line 1: .* lies outside'):
         videos.find_videos(str(tmp_path), str(tmp_path / 'list.txt'))

@@ -10,6 +10,7 @@ class folders (Archery/anything.avi, however deep) or are named as UCF101's
 (v_Archery_g01_c01.avi); a clip is 'Class/stem'.
 """
 
+import collections
 import errno
 import os
 import pathlib
@@ -21,7 +22,14 @@ import cv2
 
 from data import clips
 
-VIDEO_EXTENSIONS = ('.avi', '.mp4', '.mpg', '.mpeg', '.mov', '.mkv', '.webm')
+VIDEO_EXTENSIONS = (
+    *('.avi', '.mp4', '.m4v', '.mov', '.3gp', '.mkv', '.webm', '.flv', '.wmv'),
+    *('.mpg', '.mpeg', '.ts', '.mts', '.m2ts', '.ogv', '.gif'),
+)
+# Folders of this name hold a part of a data set, in class folders, and are no classes.
+PART = re.compile(
+    r'(train|training|val|valid|validation|test|testing|eval)([_-]?(set|\d+))?', re.I
+)
 # These hold no count of frames: OpenCV reports duration times rate.
 UNCOUNTED_EXTENSIONS = ('.mpg', '.mpeg', '.mkv', '.webm')
 # How frames are decoded: part of what clips depend on.
@@ -35,7 +43,7 @@ def _refuse(error):
     raise ValueError(f'{error.filename}: {error.strerror}') from error
 
 
-def find_videos(video_dir, list_file=None, onerror=_refuse):
+def find_videos(video_dir, list_file=None, onerror=_refuse, others=None):
     """Finds videos and names their clips.
 
     Args:
@@ -43,43 +51,69 @@ def find_videos(video_dir, list_file=None, onerror=_refuse):
       list_file: text file of paths below `video_dir`, a label after each allowed, as in
         UCF101's lists; None for every video there is.
       onerror: function of an OSError that names a folder which cannot be read.
+      others: collections.Counter that counts the files in class folders whose endings
+        are not those of videos, by ending.
 
     Returns:
       dict from clip ('Class/stem') to its video's path below `video_dir`.
 
     Raises:
-      ValueError: there is none, one has no class, or two would be the same clip.
+      ValueError: there is none, one has no class, two would be the same clip, or the
+        classes are one folder further down.
     """
     if not os.path.isdir(video_dir):
-        raise ValueError(f'--video_dir={video_dir} is no folder')
+        raise ValueError(f'--video_dir={video_dir} is not a directory')
     if list_file:
         paths = _listed(video_dir, list_file)
     else:
-        paths = _walked(video_dir, onerror)
-    found = {}
+        others = collections.Counter() if others is None else others
+        paths = _walked(video_dir, onerror, others)
+    found, same = {}, {}
     for path in paths:
         clip = clip_name(path)
         if found.setdefault(clip, path) != path:
-            raise ValueError(
-                f'{found[clip]} and {path} in {video_dir} would both become the clip '
-                f'{clip}: rename one'
-            )
+            same.setdefault(clip, {found[clip]: None})[path] = None
+    if same:
+        pairs = '; '.join(' and '.join(videos) for videos in same.values())
+        raise ValueError(
+            f'several videos in {video_dir} would become one clip: {pairs}: '
+            'rename one of each'
+        )
     if not found:
         raise ValueError(
             f'--video_dir={video_dir} has no videos ({", ".join(VIDEO_EXTENSIONS)})'
         )
+    _refuse_parts(video_dir, found.values())
     return found
 
 
-def _walked(video_dir, onerror):
+def _refuse_parts(video_dir, paths):
+    """ValueError if train/, val/ and so on would be taken for classes.
+
+    One class of such a name (train, next to bus) is a class, as long as there are
+    classes of other names.
+    """
+    tops = {path.split(os.sep)[0] for path in paths if path.count(os.sep) >= 2}
+    parts = sorted(top for top in tops if PART.fullmatch(top))
+    classes = {path.split(os.sep)[0] for path in paths if os.sep in path}
+    if len(parts) > 1 or parts and classes == set(parts):
+        one = os.path.join(video_dir, parts[0])
+        raise ValueError(
+            f'--video_dir={video_dir} has its class folders one further down, in '
+            f'{", ".join(parts)}: give --video_dir={one}, and each part a --data_dir '
+            'of its own'
+        )
+
+
+def _walked(video_dir, onerror, others):
     found, odd_tops = [], []
     for folder, subfolders, files in os.walk(
         video_dir, onerror=onerror, followlinks=True
     ):
         within = os.path.relpath(folder, video_dir)
-        # A folder named like a video is reported as one that cannot be read; where
-        # classes stand, only if no video is in it.
-        odd = [name for name in subfolders if _is_video(name)]
+        # A folder named like a video is reported as one that cannot be read; in the
+        # place of a class folder, only if no video is in it.
+        odd = [name for name in subfolders if is_video(name)]
         if within == '.':
             odd, odd_tops = [], odd
         subfolders[:] = [
@@ -89,7 +123,13 @@ def _walked(video_dir, onerror):
             and name[0] != '.'
             and not _leads_back(os.path.join(folder, name))
         ]
-        names = odd + [name for name in files if _is_video(name)]
+        names = odd + [name for name in files if is_video(name)]
+        if within != '.':
+            others.update(
+                os.path.splitext(name)[1].lower() or 'no ending'
+                for name in files
+                if name[0] != '.' and not is_video(name)
+            )
         found += [os.path.normpath(os.path.join(within, name)) for name in names]
     for name in odd_tops:
         if not any(path.startswith(name + os.sep) for path in found):
@@ -104,7 +144,8 @@ def _leads_back(folder):
     return os.path.islink(folder) and any(os.path.samefile(folder, p) for p in parents)
 
 
-def _is_video(name):
+def is_video(name):
+    """Whether a file's name is that of a video, and the file is not hidden."""
     return name[0] != '.' and name.lower().endswith(VIDEO_EXTENSIONS)
 
 
@@ -115,14 +156,14 @@ def _listed(video_dir, list_file):
     except OSError as error:
         raise ValueError(f'--list={list_file}: {error.strerror}') from error
     if '\0' in text:
-        raise ValueError(f'--list={list_file} is no UTF-8 text: save it as UTF-8')
+        raise ValueError(f'--list={list_file} is not UTF-8 text: save it as UTF-8')
     found = []
     for number, line in enumerate(map(str.strip, text.split('\n')), start=1):
         if not line:
             continue
         path = os.path.join(video_dir, line)
         if not os.path.exists(path):
-            path = re.sub(r'\s+\d+$', '', path)
+            path = re.sub(r'([\s,]+\d+){1,2}$', '', path)  # label; frames and label
         within = os.path.relpath(path, video_dir)
         if within.startswith(os.pardir + os.sep):  # --video_dir may be a link
             real = os.path.realpath(video_dir)
