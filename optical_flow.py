@@ -27,6 +27,7 @@ from absl import flags
 from data import clips
 from data import sampling
 from data.preprocessing import check
+from data.preprocessing import decoding
 from data.preprocessing import journal
 from data.preprocessing import preview
 from data.preprocessing import settings
@@ -149,7 +150,7 @@ def settings_of(name, bound, size):
         'flow': {'algorithm': name, **flow_parameters(*name.split('-'))},
         'bound': float(bound),
         'size': int(size),
-        'decoding': videos.DECODING,
+        'decoding': decoding.DECODING,
         'resizing': RESIZING,
         'grey': 'COLOR_BGR2GRAY',
         'stored_flow': 'round(v * 127 / bound) + 128, clipped to 1..255',
@@ -157,17 +158,21 @@ def settings_of(name, bound, size):
     return settings.fingerprint(words), words
 
 
-def frames_and_flow(capture, preprocessing, with_flow=True):
-    """Yields (frame as it is, frame resized, field of flow that leads to it).
+def frames_and_flow(frames, preprocessing, with_flow=True):
+    """What a clip stores of each frame of a video.
 
     Args:
-      capture: an opened video.
+      frames: iterable of (seconds, frame), of decoding.Video or a camera.
       preprocessing: dict of `flow` (such as 'dis-medium'), `bound`, `size`.
       with_flow: False saves the time; then, and at the first frame, the field is None.
+
+    Yields:
+      (seconds, frame as it is, frame resized uint8 [size, size, 3], field uint8
+      [size, size, 2] of the flow that leads to it).
     """
     flow_between = flow_function(*preprocessing['flow'].split('-'))
     previous = None
-    for frame in videos.frames_of(capture):
+    for seconds, frame in frames:
         resized, field = resize(frame, preprocessing['size']), None
         if with_flow:
             grey = cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
@@ -175,7 +180,7 @@ def frames_and_flow(capture, preprocessing, with_flow=True):
                 flow = flow_between(previous, grey)
                 field = clips.quantize_flow(flow, preprocessing['bound'])
             previous = grey
-        yield frame, resized, field
+        yield seconds, frame, resized, field
 
 
 def convert(video_dir, data_dir, folder, preprocessing, keep_truncated, task):
@@ -197,15 +202,16 @@ def convert(video_dir, data_dir, folder, preprocessing, keep_truncated, task):
     source = os.path.join(video_dir, path)
     temporary = [os.path.join(folder, f'{os.getpid()}-{n}.avi') for n in 'xy']
     try:
-        _write_pair(source, row, *temporary)
-        if row['frames'] < 2:
-            raise ValueError(
-                'one frame only, so no flow' if row['frames'] else 'no frame decodes'
-            )
-        reason = videos.truncation(source, row['frames'], row['header_frames'])
+        with contextlib.closing(decoding.open_video(source)) as video:
+            _write_pair(video, row, *temporary)
+            reason = video.truncation()
+        if not row['frames'] and (keep_truncated or not video.damaged):
+            raise ValueError(f'no frame decodes (codec {video.codec})')
         if reason and not keep_truncated:
             row['status'] = 'truncated'
             raise ValueError(reason)
+        if row['frames'] < 2:
+            raise ValueError('one frame only, so no flow')
         _assert_whole(temporary[0], row['frames'])
         _assert_whole(temporary[1], row['frames'] - 1)
         _publish(source, temporary, data_dir, clip)
@@ -219,22 +225,19 @@ def convert(video_dir, data_dir, folder, preprocessing, keep_truncated, task):
                 os.remove(file)
 
 
-def _write_pair(source, row, frames_file, flow_file):
+def _write_pair(video, row, frames_file, flow_file):
     """Streams a video into both files and its counts into `row`."""
-    capture = videos.open_video(source)
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    fps = round(fps, 3) if math.isfinite(fps) and fps > 0 else 0.0
-    header_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    row.update(fps=fps, frames=0, header_frames=max(0, header_frames))
-    frames_writer = clips.open_frames_writer(frames_file, row['size'], fps)
-    flow_writer = clips.open_flow_writer(flow_file, row['size'], fps)
-    for frame, resized, field in frames_and_flow(capture, row):
+    row.update(frames=0, header_frames=video.counted, fps=0.0)
+    frames_writer = clips.open_frames_writer(frames_file, row['size'], video.rate)
+    flow_writer = clips.open_flow_writer(flow_file, row['size'], video.rate)
+    for seconds, frame, resized, field in frames_and_flow(video.frames(), row):
         frames_writer.write(resized)
         if field is None:
             row['height'], row['width'] = frame.shape[:2]
         else:
             flow_writer.write(clips.flow_picture(field))
         row['frames'] += 1
+        last = seconds
         if row['frames'] % 256 == 0 and os.path.getsize(frames_file) > clips.LARGEST:
             raise ValueError(
                 f'{row["frames"]} frames fill {clips.LARGEST / 1e9:.0f} GB, more than '
@@ -242,6 +245,8 @@ def _write_pair(source, row, frames_file, flow_file):
             )
     frames_writer.release()
     flow_writer.release()
+    if row['frames'] > 1:
+        row['fps'] = round((row['frames'] - 1) / last, 3)
 
 
 def _assert_whole(file, count):

@@ -20,7 +20,6 @@ import pytest
 
 import optical_flow
 from data import clips
-from data.preprocessing import videos
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = '--frame_size=64'
@@ -94,7 +93,7 @@ FARNEBACK = functools.partial(
 
 def assert_stored(data_dir, clip, source, between):
     """A clip's files hold exactly the flow and frames they should; gives the frames."""
-    decoded = videos.frames_of(videos.open_video(str(source)))
+    decoded = drawings.by_opencv(source)
     frames = [cv2.resize(f, (64, 64), None, 0, 0, cv2.INTER_AREA) for f in decoded]
     grey = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
     pairs = zip(grey, grey[1:], strict=False)
@@ -113,7 +112,8 @@ def test_stored_pair_is_exactly_what_it_should_be(drawn, undisturbed):
     )
     for clip, row in index.items():
         frames = assert_stored(undisturbed, clip, drawn / row['source'], FARNEBACK)
-        assert row['frames'] == row['header_frames'] == len(frames)
+        counted = 0 if row['source'].endswith('mkv') else len(frames)
+        assert (row['frames'], row['header_frames']) == (len(frames), counted)
         assert (row['width'], row['height'], row['fps']) == (160, 120, 25.0)
         assert (row['flow'], row['bound'], row['size']) == ('farneback', 20.0, 64)
     # between equal frames Farneback is off 0 by up to .3 pixels at a few places
@@ -380,13 +380,13 @@ def test_killed_overwrite_leaves_no_mixed_pair(
 
 def test_a_decoder_that_crashes_fails_its_clip_alone(drawn, tmp_path):
     fault = """
-from data.preprocessing import videos
-original = videos.open_video
+from data.preprocessing import decoding
+original = decoding.open_video
 def open_video(path):
     if 'plain' in path:
         os.kill(os.getpid(), signal.SIGSEGV)
     return original(path)
-videos.open_video = open_video
+decoding.open_video = open_video
 """
     words = [f'--video_dir={drawn}', f'--data_dir={tmp_path / "data"}', SIZE]
     done = run_driver(tmp_path, fault, *words)
@@ -768,7 +768,7 @@ def test_fidelity_of_real_frames(real_clips, tmp_path, run_script):
     decibels = []
     for clip, row in clips.read_index(str(tmp_path)).items():
         source = str(video_dir / row['source'])
-        frames = videos.frames_of(videos.open_video(source))
+        frames = drawings.by_opencv(source)
         exact = np.stack([cv2.resize(frame, (224, 224)) for frame in frames])
         decibels.append(cv2.PSNR(clips.read_frames(str(tmp_path), clip), exact))
     print(min(decibels), np.median(decibels))

@@ -1,124 +1,16 @@
-"""Which videos there are, what their clips are called, and when one breaks off."""
+"""videos.py: which videos there are, what their clips are called, their shards."""
 
 import collections
 import os
-import shutil
-import struct
 
-import cv2
-import drawings
-import numpy as np
 import pytest
 
-from data import clips
 from data.preprocessing import videos
-
-
-def draw(path, frames=60, fourcc='MJPG'):
-    code = cv2.VideoWriter_fourcc(*fourcc)
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, 25.0, (64, 48))
-    assert writer.isOpened()
-    for t in range(frames):
-        writer.write(np.full((48, 64, 3), 4 * t % 256, np.uint8))
-    writer.release()
-    return path
-
-
-def replace(path, tag, offset, value):
-    """Writes the bytes `value` over those `offset` after the first `tag`."""
-    content = bytearray(path.read_bytes())
-    start = content.index(tag) + offset
-    content[start : start + len(value)] = value
-    path.write_bytes(content)
-
-
-def judged(path):
-    """(frames that decode, what the header says, how the video breaks off)."""
-    capture = videos.open_video(str(path))
-    header = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    frames = sum(1 for _ in videos.frames_of(capture))
-    return frames, header, videos.truncation(str(path), frames, header)
-
-
-# -- whole or not ----------------------------------------------------------------------
-
-
-def test_up_to_five_percent_may_be_missing():
-    for frames, header, lacks in ((95, 100, False), (94, 100, True), (8, 10, False)):
-        assert videos._lacks(frames, header) == lacks
-    assert videos._lacks(7, 10) and not videos._lacks(7, 10, tolerated=3)
-    assert not videos._lacks(60, 0)
-
-
-def test_sound_may_outlast_the_pictures(tmp_path):
-    path = draw(tmp_path / 'x.MKV')
-    for seconds, whole in ((2.72, True), (3.32, True), (3.6, False)):
-        replace(path, b'\x44\x89\x88', 3, struct.pack('>d', seconds * 1000))
-        frames, header, reason = judged(path)
-        assert (frames, header) == (60, round(25 * seconds))
-        assert (reason == '') == whole
-
-
-def test_time_need_not_begin_at_zero(tmp_path, monkeypatch):
-    path = str(draw(tmp_path / 'x.mkv', 3))
-    for places, header, whole in (
-        (range(90_000, 90_200), 90_200, True),
-        (range(90_000, 90_100), 90_200, False),
-        (range(90_000, 90_200), 200, True),  # a duration that begins where time does
-    ):
-        monkeypatch.setattr(videos, '_places', lambda _, places=places: iter(places))
-        reason = videos.truncation(path, len(places), header)
-        assert reason == '' if whole else '100 of 200 frames decode' in reason
-
-
-@pytest.mark.parametrize('name', ['x.mkv', 'x.mp4'])
-def test_nothing_may_come_at_the_second_look(tmp_path, monkeypatch, name):
-    path = str(draw(tmp_path / name, 3, 'mp4v'))
-    monkeypatch.setattr(videos, '_places', lambda _: iter(()))
-    assert '3 of 100 frames decode' in videos.truncation(path, 3, 100)
-
-
-def test_what_an_edit_list_hides_is_not_missing(tmp_path):
-    """A phone trims a video by an edit list; its header goes on counting all frames."""
-    path = draw(tmp_path / 'x.mp4', fourcc='mp4v')
-    duration = (1200).to_bytes(4, 'big')
-    replace(path, b'elst', 12, duration)
-    frames, header, reason = judged(path)
-    assert frames < 35 and (header, reason) == (60, '')
-    assert 'OPENCV_FFMPEG_CAPTURE_OPTIONS' not in os.environ
-    end = path.read_bytes().index(b'moov') - 4  # the pictures stand before it
-    replace(path, b'ftyp', end // 2, bytes(end // 2 - 4))
-    assert 'of 60 frames decode' in judged(path)[2]
-
-
-def test_a_cut_file_breaks_off(tmp_path):
-    path = draw(tmp_path / 'x.mkv')
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    frames, header, reason = judged(path)
-    assert reason.startswith(f'{frames} of 60 frames decode') and header == 60
-
-
-def test_reasons_why_a_video_does_not_open(tmp_path):
-    (tmp_path / 'loop.avi').symlink_to('loop.avi')
-    (tmp_path / 'empty.avi').touch()
-    (tmp_path / os.fsdecode(b'\xff.avi')).write_text('x')
-    for name, reason in (
-        ('loop.avi', 'Too many levels'),  # the system's reason, such as no permission
-        ('absent.avi', 'no such file'),
-        ('empty.avi', 'the file is empty'),
-        ('', 'folder or device'),
-        ('\udcff.avi', 'not UTF-8: rename it'),
-    ):
-        with pytest.raises((ValueError, OSError), match=reason):
-            videos.open_video(os.path.join(tmp_path, name))
 
 
 def test_printable():
     text = 'größe a\r\n\x1b[31m\udcff'
     assert videos.printable(text) == r'größe a\r\n\x1b[31m\udcff'
-
-
-# -- which there are -------------------------------------------------------------------
 
 
 def touched(folder, *names):
@@ -275,39 +167,3 @@ def test_list_chooses_videos(tmp_path):
     (tmp_path / 'list.txt').write_text('../elsewhere/x.avi\n')
     with pytest.raises(ValueError, match='line 1: .* lies outside'):
         videos.find_videos(str(tmp_path), str(tmp_path / 'list.txt'))
-
-
-def rotated(path, degrees):
-    """Rewrites the display matrix of an mp4 file, as a phone held upright does."""
-    matrix = {
-        90: (0, 0x10000, 0, -0x10000, 0, 0),
-        180: (-0x10000, 0, 0, 0, -0x10000, 0),
-    }[degrees]
-    content = bytearray(path.read_bytes())
-    start = content.index(b'tkhd') + 4 + 40
-    one = (0x10000).to_bytes(4, 'big')
-    assert content[start : start + 4] == one
-    values = [*matrix[:2], 0, *matrix[3:5], 0]
-    for n, value in enumerate(values):
-        place = start + 4 * n
-        content[place : place + 4] = value.to_bytes(4, 'big', signed=True)
-    path.write_bytes(content)
-
-
-def test_phone_video_comes_upright(tmp_path):
-    plain = drawings.draw(tmp_path / 'plain.mp4', fourcc='mp4v', shift=(0, 0), frames=2)
-    straight = next(videos.frames_of(videos.open_video(str(plain))))
-    for degrees, code in ((90, cv2.ROTATE_90_CLOCKWISE), (180, cv2.ROTATE_180)):
-        phone = shutil.copy(plain, tmp_path / f'{degrees}.mp4')
-        rotated(phone, degrees)
-        upright = next(videos.frames_of(videos.open_video(str(phone))))
-        np.testing.assert_array_equal(upright, cv2.rotate(straight, code))
-
-
-def test_grey_video_has_three_channels(tmp_path):
-    path = str(tmp_path / 'grey.avi')
-    writer = clips.open_flow_writer(path, 32, 25)
-    writer.write(np.full((32, 64), 77, np.uint8))
-    writer.release()
-    (frame,) = videos.frames_of(videos.open_video(path))
-    assert frame.shape == (32, 64, 3) and (frame == 77).all()

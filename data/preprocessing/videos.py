@@ -1,12 +1,9 @@
-"""Which videos there are, what their clips are called, how they are opened and judged.
+"""Which videos there are, and what their clips are called.
 
     found = videos.find_videos('UCF-101')  # {'Archery/v_Archery_g01_c01': path, ...}
-    capture = videos.open_video(path)
-    count = sum(1 for frame in videos.frames_of(capture))
-    reason = videos.truncation(path, count, header_frames)
 
-Used by optical_flow.py, by prediction, and for shards by train.py. Videos stand in
-class folders (Archery/anything.avi, however deep) or are named as UCF101's
+Used by optical_flow.py, by prediction, and for shards by train.py. Videos are in class
+folders (Archery/anything.avi, however deep) or are named as UCF101's
 (v_Archery_g01_c01.avi); a clip is 'Class/stem'.
 """
 
@@ -15,10 +12,7 @@ import errno
 import os
 import pathlib
 import re
-import stat
 import zlib
-
-import cv2
 
 from data import clips
 
@@ -30,10 +24,6 @@ VIDEO_EXTENSIONS = (
 PART = re.compile(
     r'(train|training|val|valid|validation|test|testing|eval)([_-]?(set|\d+))?', re.I
 )
-# These hold no count of frames: OpenCV reports duration times rate.
-UNCOUNTED_EXTENSIONS = ('.mpg', '.mpeg', '.mkv', '.webm')
-# How frames are decoded: part of what clips depend on.
-DECODING = {'decoder': 'cv2.VideoCapture, FFmpeg'}
 UCF101_NAME = re.compile(r'v_(\w+?)_g\d+_c\d+$')
 # The one class of UCF101 whose folder is spelt otherwise than its files.
 UCF101_FOLDERS = {'HandStandPushups': 'HandstandPushups'}
@@ -212,97 +202,6 @@ def printable(text):
 def is_utf8(path):
     """Whether OpenCV takes `path`: at a name that is not UTF-8 it crashes."""
     return not re.search(r'[\ud800-\udfff]', path)
-
-
-def open_video(path):
-    """Opens a video of any kind; ValueError or OSError with the reason if it fails."""
-    if not is_utf8(path):
-        raise ValueError('its name is not UTF-8: rename it')
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError as error:
-        raise ValueError('there is no such file') from error
-    if not stat.S_ISREG(mode):
-        raise ValueError('it is a folder or device, not a file')
-    with open(path, 'rb') as file:
-        if not file.read(1):
-            raise ValueError('the file is empty')
-    # One thread, as the processes share the cores already. Phone videos are turned
-    # upright by the backend, which reads their rotation.
-    one_thread = [cv2.CAP_PROP_N_THREADS, 1]
-    path = os.path.join(os.curdir, path)  # FFmpeg takes my:folder for a protocol
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, one_thread)
-    if not capture.isOpened():
-        raise ValueError('it cannot be opened as a video')
-    return capture
-
-
-def frames_of(capture):
-    """Yields what an opened video has, uint8 [height, width, 3] BGR, upright."""
-    while True:
-        whole, frame = capture.read()
-        if not whole:
-            return
-        yield frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
-
-
-def truncation(path, frames, header_frames):
-    """How a video breaks off.
-
-    Headers also count what is not there to be seen. In mp4 and mov that is what an edit
-    list hides, as in every video trimmed on a phone; where there is no count, sound may
-    outlast the pictures and time need not begin at 0. So where too few frames came, a
-    second look decides.
-
-    Args:
-      path: the video.
-      frames: number of frames that decoded.
-      header_frames: what its header says; 0 where it says nothing.
-
-    Returns:
-      str, '' if nothing, or next to nothing, is missing.
-    """
-    if not _lacks(frames, header_frames):
-        return ''
-    capture = _open_unedited(path)
-    places = list(_places(capture))
-    if not places:
-        missing = True
-    elif not path.lower().endswith(UNCOUNTED_EXTENSIONS):
-        missing = _lacks(len(places), header_frames)
-    else:
-        header_frames -= places[0] if places[0] < header_frames else 0
-        second = capture.get(cv2.CAP_PROP_FPS)
-        missing = _lacks(max(places) - places[0] + 1, header_frames, second)
-    if not missing:
-        return ''
-    return (
-        f'{frames} of {header_frames:.0f} frames decode, the rest is missing or '
-        'damaged (--keep_truncated takes it as it is)'
-    )
-
-
-def _lacks(frames, header_frames, tolerated=0):
-    return header_frames - frames > max(2, tolerated, 0.05 * header_frames)
-
-
-def _open_unedited(path):
-    """Opens a video without regard to its edit list."""
-    name = 'OPENCV_FFMPEG_CAPTURE_OPTIONS'
-    before = os.environ.get(name)
-    os.environ[name] = 'ignore_editlist;1'
-    try:
-        return open_video(path)
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
-def _places(capture):
-    """Yields the times of an opened video's frames, at the header's frames a second."""
-    while capture.grab():
-        yield capture.get(cv2.CAP_PROP_PTS)
 
 
 def parse_shard(text):
