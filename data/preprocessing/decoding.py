@@ -14,6 +14,7 @@ frame are two moments, and the comb between them would be motion to the optical 
 Frames that rest on damaged data are left out up to the next key frame.
 """
 
+import fractions
 import os
 import re
 import stat
@@ -49,7 +50,6 @@ class Video:
     Attributes:
       counted: frames that the container counts; 0 where it does not count.
       rate: frames a second as the header has it; only a hint, 0 where it has none.
-      aspect: width of a pixel divided by its height.
       codec: name of the codec.
       damaged: packets that did not decode and frames left out because of them, so far.
     """
@@ -69,10 +69,15 @@ class Video:
         self.counted = stream.frames
         self.rate = float(stream.average_rate or stream.guessed_rate or 0)
         self.codec = stream.codec_context.name
-        self.aspect = float(stream.sample_aspect_ratio or 1)
 
     def close(self):
         self._container.close()
+
+    @property
+    def aspect(self):
+        """Width of a pixel divided by its height, in upright frames, a Fraction."""
+        ratio = self._stream.sample_aspect_ratio or fractions.Fraction(1)
+        return 1 / ratio if self._turn and self._turn[0] else ratio
 
     def expected_frames(self):
         """Frames there may be: the container's count, or duration times rate; or 0."""
