@@ -13,6 +13,7 @@ DAGM 2007), as OpenCV implements them, between consecutive resized grey frames.
 import collections
 import contextlib
 import functools
+import itertools
 import math
 import os
 import re
@@ -25,9 +26,9 @@ import tqdm
 from absl import flags
 
 from data import clips
-from data import sampling
 from data.preprocessing import check
 from data.preprocessing import decoding
+from data.preprocessing import estimate
 from data.preprocessing import journal
 from data.preprocessing import preview
 from data.preprocessing import settings
@@ -217,7 +218,7 @@ def convert(video_dir, data_dir, folder, preprocessing, keep_truncated, task):
         _publish(source, temporary, data_dir, clip)
         return {**row, 'status': 'ok', 'error': ''}
     except (ValueError, OSError, MemoryError, cv2.error) as error:
-        reason = one_line(error, source)
+        reason = videos.one_line(error, source)
         return {**row, 'status': row['status'] or 'error', 'error': reason}
     finally:
         for file in temporary:
@@ -225,12 +226,55 @@ def convert(video_dir, data_dir, folder, preprocessing, keep_truncated, task):
                 os.remove(file)
 
 
-def _write_pair(video, row, frames_file, flow_file):
-    """Streams a video into both files and its counts into `row`."""
+def try_out(video_dir, folder, preprocessing, path):
+    """What the first frames of a video take; runs in a worker.
+
+    Args:
+      video_dir, folder, preprocessing: as of `convert`.
+      path: of the video, below `video_dir`.
+
+    Returns:
+      estimate.Trial, or None where that fails.
+    """
+    source, row = os.path.join(video_dir, path), dict(preprocessing)
+    temporary = [os.path.join(folder, f'{os.getpid()}-{n}.avi') for n in 'xy']
+    begun = time.perf_counter()
+
+    def first(frames):
+        for pair in itertools.islice(frames, estimate.FRAMES):
+            yield pair
+            if time.perf_counter() - begun > estimate.SECONDS:
+                return
+
+    try:
+        with contextlib.closing(decoding.open_video(source)) as video:
+            _write_pair(video, row, *temporary, first)
+            seconds = time.perf_counter() - begun
+            size, stored = os.path.getsize(source), sum(map(os.path.getsize, temporary))
+            expected = video.expected_frames()
+        return estimate.Trial(size, expected, row['frames'], seconds, stored)
+    except (ValueError, OSError, MemoryError, cv2.error):
+        return None  # the clip itself will say why
+    finally:
+        for file in temporary:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(file)
+
+
+def _work(video_dir, data_dir, folder, preprocessing, keep_truncated, task):
+    """A worker's task: (clip, path, whether its first frames are only tried out)."""
+    *task, trial = task
+    if trial:
+        return try_out(video_dir, folder, preprocessing, task[1])
+    return convert(video_dir, data_dir, folder, preprocessing, keep_truncated, task)
+
+
+def _write_pair(video, row, frames_file, flow_file, first=iter):
+    """Streams a video, or its `first` frames, into both files; counts into `row`."""
     row.update(frames=0, header_frames=video.counted, fps=0.0)
     frames_writer = clips.open_frames_writer(frames_file, row['size'], video.rate)
     flow_writer = clips.open_flow_writer(flow_file, row['size'], video.rate)
-    for seconds, frame, resized, field in frames_and_flow(video.frames(), row):
+    for seconds, frame, resized, field in frames_and_flow(first(video.frames()), row):
         frames_writer.write(resized)
         if field is None:
             row['height'], row['width'] = frame.shape[:2]
@@ -285,43 +329,12 @@ def _publish(source, temporary, data_dir, clip):
         raise
 
 
-def one_line(error, known=None):
-    """The reason, with the file's name unless it is the one that is `known`."""
-    if isinstance(error, cv2.error):
-        return f'OpenCV: {" ".join(error.err.split())}'
-    if isinstance(error, OSError):
-        reason, file = error.strerror or str(error), error.filename2 or error.filename
-        return reason if file in (None, known) else f'{reason}: {file}'
-    return str(error) or type(error).__name__
-
-
-def _lies_in(folder, other):
-    inside = os.path.join(os.path.realpath(folder), '')
-    return inside.startswith(os.path.join(os.path.realpath(other), ''))
-
-
 def preprocess(values, bad):
     """Makes every clip that is missing; failures go into `bad`, name to reason."""
     video_dir, data_dir = values.video_dir, values.data_dir
-    if _lies_in(data_dir, video_dir):
-        raise ValueError(f'--data_dir={data_dir} lies in --video_dir: choose another')
-    for stored in ('resized', 'optical-flow'):
-        if _lies_in(video_dir, os.path.join(data_dir, stored)):
-            raise ValueError(
-                f'--video_dir={video_dir} lies in --data_dir, whose files would be '
-                'written over: choose another --data_dir'
-            )
+    videos.refuse_nested(video_dir, data_dir)
     part, parts = videos.parse_shard(values.shard)
-
-    def note(error):
-        bad[os.path.relpath(error.filename, video_dir)] = error.strerror
-
-    others = collections.Counter()
-    found = videos.find_videos(video_dir, values.list, note, others)
-    if others:
-        endings = ', '.join(f'{n} {ending}' for ending, n in others.most_common())
-        print(f'passed over, by their endings: {videos.printable(endings)}')
-    found = {clip: p for clip, p in found.items() if videos.in_shard(clip, part, parts)}
+    found = _find(values, part, parts, bad)
     name = f'dis-{values.dis_preset}' if values.flow == 'dis' else values.flow
     preprocessing = {
         'flow': name,
@@ -340,35 +353,69 @@ def preprocess(values, bad):
             f'{len(found)} videos of {classes} classes, {len(found) - len(todo)} done '
             f'before; flow {name}'
         )
-        # Large clips first, so that none is left running alone at the end.
         sizes = {clip: _bytes(video_dir, path) for clip, path in todo.items()}
+        trials = estimate.sample([*todo.items()], sizes)
+        # Large clips first, so that none is left running alone at the end.
         tasks = sorted(todo.items(), key=lambda task: (-sizes[task[0]], task[0]))
-        function = functools.partial(
-            convert,
-            video_dir,
-            data_dir,
-            run.folder,
-            preprocessing,
-            values.keep_truncated,
+        tasks = [(*task, True) for task in trials] + [(*task, False) for task in tasks]
+        arguments = (video_dir, data_dir, run.folder, preprocessing)
+        function = functools.partial(_work, *arguments, values.keep_truncated)
+        processes = _processes(values)
+        work = workers.run(function, tasks, processes, run.folder)
+        forecast = functools.partial(
+            estimate.lines,
+            total_bytes=sum(sizes.values()),
+            processes=processes,
+            data_dir=data_dir,
         )
-        work = workers.run(function, tasks, _processes(values), run.folder)
-        rows = _follow(work, run, sizes, bad)
+        rows = _follow(work, run, sizes, len(trials), forecast, bad)
     finally:
         run.close()
     failed = [row for row in rows if row['status'] != 'ok']
     print(f'{len(found) - len(failed)} of {len(found)} clips are ready in {data_dir}')
     disagree = sum(row['header_frames'] not in (None, 0, row['frames']) for row in rows)
     if disagree:
-        print(f'{disagree} headers disagree with what decodes: clips.csv has both')
+        print(
+            f'{disagree} videos: header frame count differs from the decoded count '
+            '(clips.csv has both)'
+        )
 
 
-def _follow(work, run, sizes, bad):
-    """Records what the workers end with, under a progress bar; returns the rows."""
-    rows, frames, began = [], 0, time.monotonic()
+def _find(values, part, parts, bad):
+    """The shard's videos, dict from clip to path; folders that fail go into `bad`."""
+
+    def note(error):
+        bad[os.path.relpath(error.filename, values.video_dir)] = error.strerror
+
+    others = collections.Counter()
+    found = videos.find_videos(values.video_dir, values.list, note, others)
+    if others:
+        endings = ', '.join(f'{n} {ending}' for ending, n in others.most_common())
+        print(f'passed over, by their endings: {videos.printable(endings)}')
+    return {clip: p for clip, p in found.items() if videos.in_shard(clip, part, parts)}
+
+
+def _follow(work, run, sizes, num_trials, forecast, bad):
+    """Records what the workers end with, under a progress bar; returns the rows.
+
+    Args:
+      work: iterator of `workers.run`, of `num_trials` trials and the clips.
+      run: journal.Run.
+      sizes: dict from clip to bytes.
+      forecast: function of the trials' results, which gives lines to print.
+      bad: where failures go, name to reason.
+    """
+    rows, trials, frames, began = [], [], 0, time.monotonic()
     layout = '{desc}{percentage:3.0f}%|{bar}| {elapsed}{postfix}, {remaining} left'
     bar = tqdm.tqdm(total=sum(sizes.values()), bar_format=layout, disable=None)
     with bar, contextlib.closing(work):
         for task, row, death in work:
+            if task[2]:
+                trials.append(row)
+                if len(trials) == num_trials:
+                    for line in forecast(trials):
+                        bar.write(line)
+                continue
             row = row or {
                 **dict.fromkeys(clips.COLUMNS),
                 'clip': task[0],
@@ -404,42 +451,6 @@ def _processes(values):
     return values.workers or len(allowed(0))
 
 
-def show(values, index, bad):
-    """Writes contact sheets of --preview clips and prints their paths."""
-    whole = [row for row in index.values() if row['status'] == 'ok']
-    if not whole:
-        print('no clip is ready, so there is no preview')
-    for n in sampling.evenly_spaced(len(whole), min(values.preview, len(whole))):
-        try:
-            path = preview.write_sheet(values.data_dir, whole[n])
-            print(videos.printable(path))
-        except (ValueError, OSError, cv2.error) as error:
-            bad[whole[n]['clip']] = one_line(error)
-
-
-def verify(values, index, bad):
-    """Checks every file against `index`; what is wrong goes into `bad`."""
-    function = functools.partial(check.problems_of, values.data_dir)
-    wrong, damaged = {}, []
-    for clip in check.strangers(values.data_dir, index):
-        wrong[clip] = 'no row in clips.csv: delete its files, or run with its video'
-    work = workers.run(function, list(index.values()), _processes(values))
-    for row, found, death in tqdm.tqdm(work, 'check', len(index), disable=None):
-        problem, again = found or (death, False)
-        if problem:
-            wrong[row['clip']] = problem
-        if again:
-            damaged.append(row)
-    bad.update(wrong)
-    print(f'{len(index)} clips checked, {len(wrong)} wrong')
-    if damaged:
-        journal.outdate(values.data_dir, damaged)
-        print(
-            f'{len(damaged)} of them are outdated now in clips.csv: '
-            'optical_flow.py --video_dir=VIDEOS makes them again'
-        )
-
-
 def main(values):
     """Runs what the flags ask for; returns the exit code."""
     if values['dis_preset'].present and values.flow != 'dis':
@@ -464,11 +475,11 @@ def main(values):
             preprocess(values, bad)
         index = clips.read_index(values.data_dir, ok_only=False)
         if values.preview:
-            show(values, index, bad)
+            bad.update(preview.write_sheets(values.data_dir, index, values.preview))
         if values.check:
-            verify(values, index, bad)
+            bad.update(check.verify(values.data_dir, index, _processes(values)))
     except KeyboardInterrupt as stop:
-        print('\nstopped; the same command goes on from here', file=sys.stderr)
+        print('\nstopped; the same command continues from here', file=sys.stderr)
         return 128 + stop.args[0]
     finally:  # also where something else fails later
         table = {videos.printable(clip): reason for clip, reason in sorted(bad.items())}

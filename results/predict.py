@@ -335,7 +335,7 @@ def predict_videos(run, checkpoint, given, out_dir, num_segments=None, options=N
                     explain(f'{out}_explain.png', net, run, pixels, label)
             except (ValueError, OSError, cv2.error) as error:
                 named = source if isinstance(source, str) else f'--video={source}'
-                failed[name] = f'{named}: {optical_flow.one_line(error, source)}'
+                failed[name] = f'{named}: {videos.one_line(error, source)}'
     for reason in failed.values():
         print(videos.printable(reason))
     if failed:

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -408,6 +409,24 @@ del signal.pthread_sigmask, os.sched_getaffinity
     assert drawings.hidden(tmp_path / 'data') == ['lock', 'settings.json']
 
 
+def test_what_it_will_take_is_said_first(tmp_path):
+    for n in range(5):
+        drawings.draw(tmp_path / f'videos/A/{n}.avi', frames=40)
+    fault = """
+import collections, shutil
+shutil.disk_usage = lambda _: collections.namedtuple('usage', 'free')(1000)
+"""
+    words = [f'--video_dir={tmp_path / "videos"}', f'--data_dir={tmp_path / "data"}']
+    done = run_driver(tmp_path, fault, *words, SIZE, '--workers=1')
+    assert done.returncode == 0
+    said = done.stdout.splitlines()
+    frames = re.match(r'about (\d+) frames, which will take [\d.]+ MB of disk', said[1])
+    assert said[0].startswith('5 videos of 1 classes') and frames[1] == '200'
+    assert 'has 0.0 MB free, which is too little' in said[2]
+    assert said[3].startswith('200 frames in ')  # the work itself comes after
+    assert drawings.hidden(tmp_path / 'data') == ['lock', 'settings.json']
+
+
 def test_failed_clips_are_named_whatever_fails_later(tmp_path):
     fault = """
 from data.preprocessing import journal
@@ -478,7 +497,7 @@ def test_signals_stop_within_a_second(tmp_path, number, code):
     _, said = process.communicate(timeout=10)
     assert time.monotonic() - began < 1
     assert process.returncode == code
-    assert 'the same command goes on' in said and 'Traceback' not in said
+    assert 'the same command continues' in said and 'Traceback' not in said
     assert drawings.hidden(data_dir) == ['lock', 'settings.json']
     assert_gone(process.pid)
 
@@ -558,7 +577,7 @@ def test_a_full_disk_is_named(drawn, tmp_path):
         (['--data_dir=D', '--video_dir=tests/bench'], '--video_dir=tests/bench'),
         (['--data_dir=D', '--check'], 'clips.csv is missing'),
         (['--data_dir=.ci/x', '--video_dir=.'], '--data_dir=.ci/x'),
-        (['--data_dir=.ci', '--video_dir=.ci/'], '--data_dir=.ci lies'),
+        (['--data_dir=.ci', '--video_dir=.ci/'], '--data_dir=.ci is in'),
         (['--data_dir=D', '--video_dir=.ci', '--shard=3'], '--shard=3'),
         (['--data_dir=D', '--video_dir=.ci', '--list=absent'], '--list=absent'),
     ],
@@ -578,7 +597,7 @@ def test_stored_files_are_not_taken_for_videos(undisturbed, tmp_path):
         values = types.SimpleNamespace(
             video_dir=str(tmp_path / folder), data_dir=str(data_dir)
         )
-        with pytest.raises(ValueError, match='--video_dir=.* lies in --data_dir'):
+        with pytest.raises(ValueError, match='--video_dir=.* is in --data_dir'):
             optical_flow.preprocess(values, {})
     row = converted(tmp_path / 'link', data_dir, 'A/plain.avi')
     assert 'itself a stored file' in row['error']

@@ -13,6 +13,7 @@ import numpy as np
 
 from data import clips
 from data import sampling
+from data.preprocessing import videos
 
 # Where the hues of the colour wheel of Baker et al. (ICCV 2007) stand on its circle of
 # 55, starting at motion to the right: red, yellow, green, cyan, blue, magenta, red.
@@ -48,6 +49,29 @@ def flow_to_color(flow, radius=None, bound=clips.FLOW_BOUND):
         [np.interp(turn, WHEEL, c) for c in (WHEEL_BLUE, WHEEL_GREEN, WHEEL_RED)], -1
     )
     return np.rint(255 - speed[..., np.newaxis] * (255 - hues)).astype(np.uint8)
+
+
+def write_sheets(data_dir, index, count):
+    """Writes contact sheets of some clips, evenly spaced, and prints their paths.
+
+    Args:
+      data_dir: folder of preprocessed clips.
+      index: dict from clip to its row, of any status.
+      count: sheets, fewer where there are fewer clips.
+
+    Returns:
+      dict from clip to the reason, where that fails.
+    """
+    whole = [row for row in index.values() if row['status'] == 'ok']
+    if not whole:
+        print('no clip is ready, so there is no preview')
+    bad = {}
+    for n in sampling.evenly_spaced(len(whole), min(count, len(whole))):
+        try:
+            print(videos.printable(write_sheet(data_dir, whole[n])))
+        except (ValueError, OSError, cv2.error) as error:
+            bad[whole[n]['clip']] = videos.one_line(error)
+    return bad
 
 
 def write_sheet(data_dir, row):

@@ -14,6 +14,8 @@ import pathlib
 import re
 import zlib
 
+import cv2
+
 from data import clips
 
 VIDEO_EXTENSIONS = (
@@ -31,6 +33,24 @@ UCF101_FOLDERS = {'HandStandPushups': 'HandstandPushups'}
 
 def _refuse(error):
     raise ValueError(f'{error.filename}: {error.strerror}') from error
+
+
+def refuse_nested(video_dir, data_dir):
+    """ValueError where one of the folders is in the other."""
+    if _lies_in(data_dir, video_dir):
+        raise ValueError(f'--data_dir={data_dir} is in --video_dir: choose another')
+    for stored in ('resized', 'optical-flow'):
+        if _lies_in(video_dir, os.path.join(data_dir, stored)):
+            raise ValueError(
+                f'--video_dir={video_dir} is in --data_dir, whose files would be '
+                'overwritten: choose another --data_dir'
+            )
+
+
+def _lies_in(folder, other):
+    """Whether `folder` is `other` or below it, links followed."""
+    inside = os.path.join(os.path.realpath(folder), '')
+    return inside.startswith(os.path.join(os.path.realpath(other), ''))
 
 
 def find_videos(video_dir, list_file=None, onerror=_refuse, others=None):
@@ -197,6 +217,16 @@ def printable(text):
     return ''.join(
         c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
     )
+
+
+def one_line(error, known=None):
+    """The reason, with the file's name unless it is the one that is `known`."""
+    if isinstance(error, cv2.error):
+        return f'OpenCV: {" ".join(error.err.split())}'
+    if isinstance(error, OSError):
+        reason, file = error.strerror or str(error), error.filename2 or error.filename
+        return reason if file in (None, known) else f'{reason}: {file}'
+    return str(error) or type(error).__name__
 
 
 def is_utf8(path):
