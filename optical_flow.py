@@ -2,7 +2,7 @@
 
     python optical_flow.py --video_dir=UCF-101 --data_dir=data/ucf101
 
-Videos stand in class folders (Archery/anything.avi) or are named as UCF101's
+Videos are in class folders (Archery/anything.avi) or are named as UCF101's
 (v_Archery_g01_c01.avi). The result is described in data/README.md. A second run does
 only what is missing; --shard=0/4 .. 3/4 spread the work over four machines.
 
@@ -61,19 +61,22 @@ def define_flags():
     flags.DEFINE_enum('flow', 'farneback', ['dis', 'farneback', 'tvl1'], 'Algorithm.')
     flags.DEFINE_enum('dis_preset', 'medium', list(DIS_PRESETS), 'Speed of --flow=dis.')
     flags.DEFINE_float(
-        'flow_bound', clips.FLOW_BOUND, 'Pixels a frame that end the scale.', 0.1
+        'flow_bound',
+        clips.FLOW_BOUND,
+        'Flow magnitude, pixels a frame, that maps to 1 and 255; larger is clipped.',
+        0.1,
     )
     flags.DEFINE_integer(
         'frame_size', clips.FRAME_SIZE, 'Stored height and width.', 32, 4096
     )
-    # at odd sizes FFV1 loses the last row; a number that is none passes every bound
+    # at odd sizes FFV1 loses the last row; not-a-number passes every bound
     flags.register_validator('frame_size', lambda n: n % 2 == 0, 'give an even number')
     flags.register_validator('flow_bound', math.isfinite, 'give a finite number')
     flags.DEFINE_integer('workers', 0, 'Processes; 0 for one a core.', 0)
     flags.DEFINE_string('shard', '0/1', 'i/n: only part i (from 0) of n parts.')
     flags.DEFINE_string('list', None, 'Text file: only these videos, one a line.')
-    flags.DEFINE_bool('overwrite', False, 'Redo clips made with other settings.')
-    flags.DEFINE_bool('keep_truncated', False, 'Keep what decodes of a cut-off video.')
+    flags.DEFINE_bool('overwrite', False, 'Make clips of other settings again.')
+    flags.DEFINE_bool('keep_truncated', False, 'Keep what decodes of a damaged video.')
     flags.DEFINE_integer('preview', 0, 'Write contact sheets of this many clips.', 0)
     flags.DEFINE_bool('check', False, 'Verify every file in --data_dir.')
 
@@ -138,7 +141,7 @@ def settings_of(name, bound, size):
 
     Args:
       name: the algorithm as in clips.csv, such as 'farneback' or 'dis-medium'.
-      bound: pixels a frame that end the scale.
+      bound: flow magnitude in pixels a frame that maps to 1 and 255.
       size: stored height and width.
 
     Returns:
@@ -294,7 +297,7 @@ def _write_pair(video, row, frames_file, flow_file, first=iter):
 
 
 def _assert_whole(file, count):
-    """ValueError or OSError unless `file` holds `count` whole pictures on the disk."""
+    """ValueError or OSError unless `file` holds `count` whole images on the disk."""
     try:
         if clips.whole_pictures(file) == count:
             return

@@ -32,7 +32,7 @@ def test_check_finds_what_does_not_hold(drawn, undisturbed, tmp_path, run_script
     shutil.copy(data_dir / 'resized/A/plain.avi', data_dir / 'resized/A/extra.avi')
     done = run_script('optical_flow.py', f'--data_dir={data_dir}', '--check', code=1)
     for clip, problem in (
-        ('A/plain', 'has 4 pictures, clips.csv says 5'),
+        ('A/plain', 'has 4 images, clips.csv says 5'),
         ('A/with space', 'the same x and y'),
         ('A/extra', 'no row in clips.csv'),
         ('B/größe', 'No such file'),

@@ -109,7 +109,7 @@ def test_ten_bits(codec, tmp_path):
     drawings.encode(path, codec, pix_fmt='yuv420p10le', encoder={'x265-params': QUIET})
     _, frames, _ = decoded(path)
     assert_drawn(frames, range(30))
-    # they differ in how chroma is interpolated, and there is none
+    # they differ in how chroma is interpolated, which grey frames do not have
     assert (
         np.abs(np.subtract(frames, drawings.by_opencv(path), dtype=np.int64)).max() <= 2
     )
@@ -137,13 +137,15 @@ def test_a_codec_without_a_decoder_is_named(tmp_path, monkeypatch):
             decoding.open_video(str(path))
 
 
-def test_colours_are_those_of_the_matrix_that_the_file_names(tmp_path):
+@pytest.mark.parametrize('interlaced', [0, 1])
+def test_colours_are_those_of_the_matrix_that_the_file_names(interlaced, tmp_path):
     """High-definition video has BT.709; read as BT.601 its green would be off by 20."""
     drawn = np.empty((64, 64, 3), np.uint8)
     drawn[:] = (40, 180, 90)
     path = tmp_path / 'x.mp4'
     with av.open(str(path), 'w') as out:
-        stream = out.add_stream('libx264', rate=25, options={'qp': '1'})
+        options = {'qp': '1', 'x264-params': f'interlaced={interlaced}'}
+        stream = out.add_stream('libx264', rate=25, options=options)
         stream.width = stream.height = 64
         stream.pix_fmt = 'yuv420p'
         stream.codec_context.colorspace = 1  # BT.709
@@ -204,7 +206,7 @@ def test_interlaced_frames_are_their_own(name, codec, options, tmp_path):
     seconds, frames, reason = decoded(path)
     assert reason == ''
     np.testing.assert_allclose(seconds, np.arange(20) / 25, atol=0.001)
-    # where nothing moves, the frame itself comes out; elsewhere lines are interpolated
+    # still parts come out as drawn; elsewhere lines are interpolated
     assert_drawn(frames, range(100, 120), 23)
 
 
@@ -343,7 +345,7 @@ def test_a_cover_alone_is_no_video(tmp_path):
         sound = out.add_stream('aac', rate=8000)
         drawings.fill_track(out, cover, [9], **COVER)
         drawings.silence(out, sound, 1)
-    with pytest.raises(ValueError, match='it has no video, only sound or a still'):
+    with pytest.raises(ValueError, match='no video track, only sound or a cover'):
         decoding.open_video(str(path))
 
 
@@ -400,9 +402,9 @@ def test_a_gap_of_two_minutes_is_no_end(tmp_path):
 
 
 def test_up_to_five_percent_may_be_missing():
-    for missing, total, lacks in ((5, 100, False), (6, 100, True), (2, 10, False)):
-        assert decoding.lacks(missing, total) == lacks
-    assert decoding.lacks(3, 10) and not decoding.lacks(-5, 0)
+    for missing, total, expected in ((5, 100, False), (6, 100, True), (2, 10, False)):
+        assert decoding.too_many(missing, total) == expected
+    assert decoding.too_many(3, 10) and not decoding.too_many(-5, 0)
 
 
 FRAGMENTED = {'movflags': 'frag_keyframe+empty_moov'}
@@ -446,7 +448,7 @@ def test_empty_chunks_are_not_missing(tmp_path):
 
 
 def test_what_an_edit_list_hides_is_not_missing(tmp_path):
-    """A phone trims a video by an edit list; its header goes on counting all frames."""
+    """A phone trims a video by an edit list; its header still counts all frames."""
     path = drawings.encode(tmp_path / 'x.mp4', 'mpeg4', range(60))
     replace(path, b'elst', 12, (1200).to_bytes(4, 'big'))
     with contextlib.closing(decoding.open_video(str(path))) as video:

@@ -52,9 +52,9 @@ def test_import_is_light():
 @pytest.mark.parametrize('name', ['dis', 'farneback'])
 @pytest.mark.parametrize('shift', [(3, 0), (0, -2)])
 def test_known_motion_gives_known_flow(name, shift):
-    picture = cv2.cvtColor(drawings.texture(), cv2.COLOR_BGR2GRAY)
-    moved = np.roll(picture, (shift[1], shift[0]), (0, 1))
-    flow = optical_flow.flow_function(name)(picture, moved)
+    frame = cv2.cvtColor(drawings.texture(), cv2.COLOR_BGR2GRAY)
+    moved = np.roll(frame, (shift[1], shift[0]), (0, 1))
+    flow = optical_flow.flow_function(name)(frame, moved)
     assert flow.dtype == np.float32 and flow.shape == (120, 160, 2)
     inner = np.median(flow[20:-20, 20:-20], axis=(0, 1))
     np.testing.assert_allclose(inner, shift, atol=0.2)
@@ -308,7 +308,7 @@ def test_hostile_names_stay_in_the_folder(tmp_path, run_script):
     assert os.listdir(tmp_path) == ['in']
 
 
-# Stands for optical_flow.py with a fault in it; workers run its top level as well.
+# optical_flow.py with a fault in it; workers run its top level as well.
 DRIVER = """
 import os, signal
 {fault}
@@ -640,7 +640,7 @@ def test_what_is_not_whole_asks_for_the_reason(tmp_path):
         optical_flow._assert_whole(str(tmp_path / 'x.avi'), 3)
 
 
-def test_resize_of_large_pictures_averages():
+def test_resize_of_large_frames_averages():
     fine = np.zeros((480, 640, 3), np.uint8)
     fine[:, ::2] = 254  # stripes that no 64 columns can show
     np.testing.assert_allclose(optical_flow.resize(fine, 64), 127, atol=1)

@@ -37,7 +37,7 @@ def test_preview_writes_sheets(undisturbed, tmp_path, run_script):
     for size in (64, 224):
         legend = preview._wheel(size, 88.8)
         written = (legend[size:] < 128).any((0, 2))
-        # its height can be read, and it ends before the picture does
+        # its height can be read, and it ends before the image does
         assert written[: size - 2].sum() > 30 and not written[-1]
         assert (legend[size:] < 128).any((1, 2)).sum() >= 12
     clips.write_index(data_dir / 'clips.csv', [])

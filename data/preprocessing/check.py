@@ -15,10 +15,10 @@ from data import clips
 from data.preprocessing import journal
 from data.preprocessing import workers
 
-# Pictures held at once, so that memory does not grow with a clip's length.
+# Images held at once, so that memory does not grow with a clip's length.
 CHUNK = 256
-# Stored steps, of .16 pixels, where nothing moves: between equal frames the flow of
-# Farneback is a little off 0 at some pixels.
+# Stored steps, of 0.16 pixels, up to which a clip counts as still: between equal frames
+# the flow of Farneback is a little off 0 at some pixels.
 STILL = 2
 
 
@@ -73,7 +73,7 @@ def problems_of(data_dir, row):
         for path, expected in zip(paths, (count, count - 1), strict=True):
             found = clips.whole_pictures(path)
             if found != expected:
-                return f'{path} has {found} pictures, clips.csv says {expected}', True
+                return f'{path} has {found} images, clips.csv says {expected}', True
         for steps in _chunks(count):
             frames = clips.read_frames(data_dir, clip, steps)
             if frames.shape[1:] != (size, size, 3):
@@ -91,12 +91,12 @@ def problems_of(data_dir, row):
         return str(error), True
     around_zero = max(high - clips.FLOW_ZERO, clips.FLOW_ZERO - low) <= STILL
     if low == high or around_zero:
-        return 'the flow is constant: nothing moves (leave a still video out)', False
+        return 'the flow is constant (leave a still video out)', False
     return ('the flow has the same x and y', True) if x_is_y else ('', False)
 
 
 def strangers(data_dir, index):
-    """Clips whose files stand in `data_dir` though `index` has no row of them."""
+    """Clips whose files are in `data_dir` though `index` has no row of them."""
     found = set()
     for kind in ('resized', 'optical-flow'):
         for folder, _, names in os.walk(os.path.join(data_dir, kind)):

@@ -176,7 +176,7 @@ class Video:
         missing = self.damaged + self._unread()
         total = self._yielded + missing
         lasts, found = self._seconds()
-        if lacks(missing, total):
+        if too_many(missing, total):
             reason = (
                 f'{self._yielded} of {total} frames decode (codec {self.codec}), '
                 'the rest is missing or damaged'
@@ -237,8 +237,8 @@ def _likely(rate):
     return rate if 1 <= rate <= 240 else USUAL_RATE
 
 
-def lacks(missing, total):
-    """Whether more is missing than may be: two frames, or one in twenty."""
+def too_many(missing, total):
+    """Whether more frames are missing than two, or one in twenty."""
     return missing > max(2, 0.05 * total)
 
 
@@ -249,7 +249,7 @@ def open_video(path):
       Video.
 
     Raises:
-      ValueError, OSError: it is no video, or one that cannot be decoded; the reason.
+      ValueError, OSError: it cannot be opened or decoded as a video, with the reason.
     """
     if not videos.is_utf8(path):
         raise ValueError('its name is not UTF-8: rename it')
@@ -287,7 +287,7 @@ def _choose_track(path, container):
     """
     tracks = [t for t in container.streams.video if not t.disposition & STILL]
     if not tracks:
-        raise ValueError('it has no video, only sound or a still picture')
+        raise ValueError('it has no video track, only sound or a cover')
     moving = _moving(path) if len(tracks) > 1 else {}
 
     def rank(track):

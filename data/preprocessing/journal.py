@@ -269,7 +269,7 @@ def _can_be_locked(path):
 
 
 def _recorded_rows(folder):
-    """Rows that a dead run wrote; a line torn by its death or a full disk is none."""
+    """Rows that a dead run wrote; but for a line torn by its death or a full disk."""
     path, rows = os.path.join(folder, 'rows.jsonl'), []
     if os.path.exists(path):
         with open(path, encoding='ascii', errors='replace') as file:

@@ -1,8 +1,8 @@
-"""Pictures of optical flow: the usual colours, contact sheets of preprocessed clips.
+"""Images of optical flow: the usual colours, contact sheets of preprocessed clips.
 
     python optical_flow.py --data_dir=data/ucf101 --preview=8
 
-Used by optical_flow.py; `flow_to_color` also for the pictures of runs and reports.
+Used by optical_flow.py; `flow_to_color` also for the figures of runs and reports.
 """
 
 import math
@@ -15,8 +15,8 @@ from data import clips
 from data import sampling
 from data.preprocessing import videos
 
-# Where the hues of the colour wheel of Baker et al. (ICCV 2007) stand on its circle of
-# 55, starting at motion to the right: red, yellow, green, cyan, blue, magenta, red.
+# Places of the hues on the colour wheel of Baker et al. (ICCV 2007), a circle of 55,
+# starting at motion to the right: red, yellow, green, cyan, blue, magenta, red.
 WHEEL = (0, 15, 21, 25, 36, 49, 55)
 WHEEL_BLUE = (0, 0, 0, 255, 255, 255, 0)
 WHEEL_GREEN = (0, 255, 255, 255, 0, 0, 0)
@@ -26,7 +26,7 @@ TEXT_SCALE = 0.3  # the least that can be read; its lines are 10 pixels high
 
 
 def flow_to_color(flow, radius=None, bound=clips.FLOW_BOUND):
-    """Flow as colours: hue is direction, saturation is speed, white stands still.
+    """Flow as colours: hue is direction, saturation is speed, white is no motion.
 
     Args:
       flow: float [..., H, W, 2] in pixels, or uint8 as stored.
@@ -82,10 +82,10 @@ def write_sheet(data_dir, row):
       row: the clip's row of clips.csv.
 
     Returns:
-      The path of the picture, below <data_dir>/preview/.
+      The path of the image, below <data_dir>/preview/.
 
     Raises:
-      ValueError: the clip cannot be read or the picture not written.
+      ValueError: the clip cannot be read or the image not written.
     """
     steps = sampling.evenly_spaced(row['frames'] - 1, ROWS)
     frames = clips.read_frames(data_dir, row['clip'], steps)
@@ -114,9 +114,9 @@ def _wheel(size, radius):
     disc = np.where(inside, np.stack([x, y]), 0).transpose(1, 2, 0)
     scale = max(TEXT_SCALE, size / 400)
     height = round(10 * scale / TEXT_SCALE)
-    picture = np.full((size + 2 * height + 4, size, 3), 255, np.uint8)
-    picture[:size] = flow_to_color(disc, 1)
+    legend = np.full((size + 2 * height + 4, size, 3), 255, np.uint8)
+    legend[:size] = flow_to_color(disc, 1)
     for line, text in enumerate([f'rim: {radius:.1f}', 'pixels/frame']):
         place = (2, size + (line + 1) * height)
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0))
-    return picture
+        cv2.putText(legend, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0))
+    return legend

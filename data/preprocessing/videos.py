@@ -68,8 +68,8 @@ def find_videos(video_dir, list_file=None, onerror=_refuse, others=None):
       dict from clip ('Class/stem') to its video's path below `video_dir`.
 
     Raises:
-      ValueError: there is none, one has no class, two would be the same clip, or the
-        classes are one folder further down.
+      ValueError: there are no videos, one has no class, two would be the same clip, or
+        the classes are one folder further down.
     """
     if not os.path.isdir(video_dir):
         raise ValueError(f'--video_dir={video_dir} is not a directory')
@@ -193,7 +193,7 @@ def _listed(video_dir, list_file):
 def clip_name(path):
     """'Class/stem' of a video's path below --video_dir; ValueError if it has none.
 
-    The class is the first folder, or stands in the name as UCF101 writes it.
+    The class is the first folder, or part of the name as UCF101 writes it.
     """
     parts = path.split(os.sep)
     stem = os.path.splitext(parts[-1])[0]

@@ -3,7 +3,7 @@
     for task, result, death in workers.run(function, tasks, count, folder):
 
 Not a concurrent.futures pool: there a decoder that crashes on one video takes the whole
-pool with it and nobody learns which video it was; here that task alone fails. Workers
+pool with it and it is not known which video it was; here that task alone fails. Workers
 end with their parent, whatever ends it.
 """
 

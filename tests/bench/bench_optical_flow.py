@@ -42,10 +42,10 @@ def draw(folder):
         code = cv2.VideoWriter_fourcc(*'XVID')
         path = str(folder / f'{n}.avi')
         writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, code, 25.0, (320, 240))
-        picture = cv2.GaussianBlur(random.uniform(-400, 655, (240, 320, 3)), (0, 0), 4)
-        picture = np.clip(picture, 0, 255).astype(np.uint8)
+        frame = cv2.GaussianBlur(random.uniform(-400, 655, (240, 320, 3)), (0, 0), 4)
+        frame = np.clip(frame, 0, 255).astype(np.uint8)
         for t in range(300):
-            writer.write(np.roll(picture, (n * t // 2, 2 * t), (0, 1)))
+            writer.write(np.roll(frame, (n * t // 2, 2 * t), (0, 1)))
         writer.release()
 
 
@@ -84,9 +84,9 @@ def plain_loop(video_dir, chosen, folder):
                 flow = cv2.calcOpticalFlowFarneback(
                     previous, grey, None, 0.5, 3, 15, 3, 5, 1.2, 0
                 )
-                picture = np.zeros((224, 224, 3), np.uint8)
-                picture[:, :, :2] = np.clip((flow + 10) * (255 / 20), 0, 255)
-                outputs[1].write(picture)
+                image = np.zeros((224, 224, 3), np.uint8)
+                image[:, :, :2] = np.clip((flow + 10) * (255 / 20), 0, 255)
+                outputs[1].write(image)
             previous = grey
             frames += 1
         for output in outputs:
@@ -183,11 +183,11 @@ def shares(path, folder):
         if previous is not None:
             flow = function(previous, grey)
             stamps.append(time.perf_counter())
-            picture = clips.flow_picture(clips.quantize_flow(flow))
+            image = clips.flow_picture(clips.quantize_flow(flow))
             stamps.append(time.perf_counter())
             frames_writer.write(frame)
             stamps.append(time.perf_counter())
-            flow_writer.write(picture)
+            flow_writer.write(image)
             stamps.append(time.perf_counter())
             for step, seconds in zip(spent, np.diff(stamps), strict=True):
                 spent[step] += seconds
