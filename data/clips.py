@@ -47,6 +47,7 @@ COLUMNS = (
     'flow',
     'bound',
     'size',
+    'settings',
     'status',
     'error',
 )
@@ -193,18 +194,19 @@ def read_index(data_dir, ok_only=True):
 
 
 def preprocessing_of(rows):
-    """The one way all clips were made: {'flow': ..., 'bound': ..., 'size': ...}.
+    """The one way all clips were made: dict of `flow`, `bound`, `size`, `settings`.
 
     Raises:
       ValueError: they were made in different ways, which no network should be fed.
     """
-    found = {(row['flow'], row['bound'], row['size']) for row in rows}
+    names = ('flow', 'bound', 'size', 'settings')
+    found = {tuple(row[name] for name in names) for row in rows}
     if len(found) > 1:
         raise ValueError(
             f'the clips were preprocessed in {len(found)} different ways '
             f'{sorted(found)}: run optical_flow.py --overwrite'
         )
-    return dict(zip(('flow', 'bound', 'size'), found.pop(), strict=True))
+    return dict(zip(names, found.pop(), strict=True))
 
 
 def numbers(row):
@@ -214,8 +216,9 @@ def numbers(row):
     as_int = {name: int(row[name]) if row[name] else None for name in INT_COLUMNS}
     as_float = {name: float(row[name]) if row[name] else None for name in FLOAT_COLUMNS}
     row = {**row, **as_int, **as_float}
-    if row['status'] == 'ok' and None in (row['frames'], row['bound'], row['size']):
-        raise ValueError('it says ok without frames, bound or size')
+    needed = (row['frames'], row['bound'], row['size'], row['settings'] or None)
+    if row['status'] == 'ok' and None in needed:
+        raise ValueError('it says ok without frames, bound, size or settings')
     return row
 
 

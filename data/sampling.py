@@ -21,6 +21,7 @@ import numpy as np
 
 from data import clips
 
+INSTANT = 1e-6  # seconds that are no difference between two times
 # Lengths and spans whose starts identify the rule.
 RULE_FRAMES = (1, 2, 10, 11, 29, 64, 301)
 RULE_SPANS = (1, 2, 11)
@@ -89,22 +90,62 @@ def middle_start(num_frames, span):
     return num_starts(num_frames, span) // 2
 
 
-def sliding_windows(items, length, stride):
-    """Yields (first, list of items) of windows over a stream, in bounded memory.
+class Window(NamedTuple):
+    """Consecutive frames of a longer video."""
 
-    A window begins every `stride` items. Where the last would be short, the last
-    `length` items are one. A stream shorter than `length` is one window.
+    first: int  # number of the first frame
+    from_seconds: float
+    to_seconds: float
+    items: list
+
+
+def sliding_windows(items, length, stride):
+    """Yields the windows of a stream, in bounded memory.
+
+    A window begins every `stride` seconds and holds what comes within `length` seconds.
+    Where the last would be short, the last `length` seconds are one. A shorter stream
+    is one window. Seconds in which nothing comes have no window, and one item alone is
+    joined by its neighbour, so that there is flow between two frames.
+
+    Args:
+      items: iterable of (seconds, item), seconds growing from 0.
+      length, stride: seconds.
+
+    Yields:
+      Window.
     """
-    window, count, due = collections.deque(maxlen=length), 0, length
-    for item in items:
-        window.append(item)
-        count += 1
-        if count == due:
-            yield count - length, list(window)
-            due += stride
-    uncovered = count - (due - stride)
-    if 0 < count < length or count >= length and uncovered > 0:
-        yield count - len(window), list(window)
+    kept, begin, dropped, covered = collections.deque(), 0.0, 0, 0
+    for seconds, item in items:
+        while kept and seconds > begin + length - INSTANT:
+            skip = sum(t < begin - INSTANT for t, _ in kept)
+            inside = [*kept][skip:]
+            if inside:
+                end = begin + length
+                if len(inside) == 1:
+                    inside.append((seconds, item))
+                    end = seconds
+                first = dropped + skip
+                yield _window(first, inside, min(end, seconds))
+                covered = first + len(inside)
+                begin += stride
+                del inside  # or it would hold a second window
+            else:  # a pause, perhaps of hours
+                begin += stride * ((seconds - length - begin) // stride + 1)
+        kept.append((seconds, item))
+        oldest = min(begin, seconds - length) - INSTANT
+        while len(kept) > 2 and kept[0][0] < oldest:
+            kept.popleft()
+            dropped += 1
+    if covered < dropped + len(kept):
+        times = [t for t, _ in kept]
+        end = times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0)
+        skip = sum(t < end - length - INSTANT for t in times)
+        skip = max(0, min(skip, len(kept) - 2))
+        yield _window(dropped + skip, [*kept][skip:], end)
+
+
+def _window(first, pairs, to_seconds):
+    return Window(first, pairs[0][0], to_seconds, [item for _, item in pairs])
 
 
 def rule(num_segments):

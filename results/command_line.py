@@ -12,10 +12,27 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 
 from absl import app
 from absl import flags
+
+# Flags that name files and folders, besides those that end in _dir or _weights.
+PATHS = (
+    'clips',
+    'compare',
+    'data',
+    'dir',
+    'export',
+    'list',
+    'out',
+    'overlay',
+    'runs',
+    'source',
+    'video',
+    'work',
+)
 
 
 @contextlib.contextmanager
@@ -106,6 +123,7 @@ def run(main, stopped='stopped'):
         rest = flags.FLAGS(sys.argv)[1:]
         if rest:
             raise ValueError(f'unexpected argument {rest[0]}: write --name=value')
+        expand_paths(flags.FLAGS)
         sys.exit(main(flags.FLAGS))
     except (ValueError, OSError, flags.Error) as error:
         name = os.path.basename(sys.argv[0])
@@ -113,3 +131,38 @@ def run(main, stopped='stopped'):
     except KeyboardInterrupt:
         print(f'\n{stopped}', file=sys.stderr)
         sys.exit(130)
+
+
+def expand_paths(values):
+    """Replaces ~ and variables in every flag that names files.
+
+    The shell does so only where a word begins with them: in --data_dir=~/clips it
+    leaves the ~, which would become a folder of that name.
+
+    Args:
+      values: absl's FLAGS, parsed.
+
+    Raises:
+      ValueError: a variable is not set or a home is not known.
+    """
+    for name in values:
+        if name in PATHS or name.endswith(('_dir', '_weights')):
+            given = values[name].value
+            if isinstance(given, str):
+                values[name].value = _expanded(name, given)
+            elif isinstance(given, list):
+                values[name].value = [_expanded(name, path) for path in given]
+
+
+def _expanded(name, path):
+    if os.path.exists(path):  # somebody may have a folder named ~
+        return path
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if os.path.exists(expanded):
+        return expanded
+    unknown = re.search(r'^~[^/]*|\$(\w+|\{[^}]*\})', expanded)
+    if unknown:
+        raise ValueError(
+            f'--{name}={path}: {unknown[0]} is not known here: write the whole path'
+        )
+    return expanded

@@ -2,12 +2,14 @@
 
     python evaluate.py --train_dir=runs/hybrid --video=holiday.mp4 --overlay=out.mp4
 
-A video is cut into windows of --window_seconds. Each is preprocessed as optical_flow.py
-would (the chosen frames pass through the encoder of stored clips), sampled and
-classified like a stored clip, so a video of one window gets the probabilities that
-evaluation gives its stored clip. The video's own are the mean over its windows.
+A video is cut into windows of --window_seconds, by the times of its frames. Each is
+preprocessed as optical_flow.py would (the chosen frames pass through the encoder of
+stored clips), sampled and classified like a stored clip, so a video of one window gets
+the probabilities that evaluation gives its stored clip. The video's own are the mean
+over its windows.
 """
 
+import contextlib
 import itertools
 import os
 import time
@@ -23,14 +25,13 @@ import optical_flow
 from data import clips
 from data import feeds
 from data import sampling
+from data.preprocessing import decoding
 from data.preprocessing import videos
 from results import figures
 from results import inference
+from results import overlay
 from results import runs
 from results import tables
-
-USUAL_RATE = 25.0  # frames a second, where a video or camera does not say
-
 
 # -- videos to windows -----------------------------------------------------------------
 
@@ -45,32 +46,16 @@ def find(given):
         return [(f'camera{given}', int(given))]
     if os.path.isdir(given):
         found = []
-        for folder, _, files in os.walk(given, followlinks=True):
+        for folder, subfolders, files in os.walk(given, followlinks=True):
+            subfolders[:] = [name for name in subfolders if name[0] != '.']
             for file in sorted(files):
-                if file.lower().endswith(videos.VIDEO_EXTENSIONS):
+                if videos.is_video(file):
                     path = os.path.join(folder, file)
                     found.append((os.path.relpath(path, given), path))
         if not found:
             raise ValueError(f'--video={given}: no videos in this folder')
         return sorted(found)
     return [(os.path.basename(given), given)]
-
-
-def open_source(source):
-    """Opens a video file or camera; returns (capture, frames or None, rate).
-
-    Raises:
-      ValueError, OSError: it cannot be opened; gives the reason.
-    """
-    if isinstance(source, int):
-        capture, frames = cv2.VideoCapture(source), None
-        if not capture.isOpened():
-            raise ValueError('there is no such camera')
-    else:
-        capture = videos.open_video(source)
-        frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) or None
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return capture, frames, rate if 1 <= rate <= 1000 else USUAL_RATE
 
 
 def window_clip(window):
@@ -105,22 +90,22 @@ class Options(NamedTuple):
     window_seconds: float = 10.0
     window_stride: float = None  # seconds; None for the length of a window
     keep_truncated: bool = False
-    overlay: str = None  # path of a video to write
+    overlay: str = None  # path of an .mp4 to write
     explain: bool = False
 
 
-def predict_windows(net, run, capture, length, stride, num_segments):
-    """Classifies the windows of an opened video one by one, in bounded memory.
+def predict_windows(net, run, frames, options, num_segments):
+    """Classifies the windows of a video one by one, in bounded memory.
 
     Args:
       net: from `inference.network`.
       run: the content of run.json.
-      capture: an opened video or camera.
-      length, stride: frames.
+      frames: iterable of (seconds, frame) of a video or camera.
+      options: Options.
       num_segments: samples of a window, T.
 
     Yields:
-      (first frame, frames, pixels, probabilities float [C]).
+      (sampling.Window, pixels, probabilities float [C]).
 
     Raises:
       ValueError: a window has one frame only, or the network no finite answer.
@@ -128,14 +113,15 @@ def predict_windows(net, run, capture, length, stride, num_segments):
     streams = {name: s for name, s in model.STREAMS.items() if name in net.inputs}
     with_flow = any(stream.flow for stream in streams.values())
     items = (
-        (resized, field)
-        for _, resized, field in optical_flow.frames_and_flow(
-            capture, run['preprocessing'], with_flow
+        (seconds, (resized, field))
+        for seconds, _, resized, field in optical_flow.frames_and_flow(
+            frames, run['preprocessing'], with_flow
         )
     )
-    stack_length = run['flags']['stack_length']
-    for first, window in sampling.sliding_windows(items, length, stride):
-        clip = window_clip(window)
+    stack_length, length = run['flags']['stack_length'], options.window_seconds
+    stride = options.window_stride or length
+    for window in sampling.sliding_windows(items, length, stride):
+        clip = window_clip(window.items)
         pixels = feeds.segments(clip, streams, num_segments, stack_length)
         feed = inference.feed_of(net, pixels)
         (probabilities,) = net.session.run(net.probabilities, feed)
@@ -144,7 +130,7 @@ def predict_windows(net, run, capture, length, stride, num_segments):
                 'the network gives no finite probability: its training diverged, so '
                 'train again with a lower --learning_rate'
             )
-        yield first, len(window), pixels, probabilities
+        yield window, pixels, probabilities
 
 
 def predict_video(net, run, source, num_segments, options):
@@ -163,56 +149,73 @@ def predict_video(net, run, source, num_segments, options):
     Raises:
       ValueError: the video cannot be read, or breaks off.
     """
-    capture, header_frames, rate = open_source(source)
-    length = max(2, round(options.window_seconds * rate))
-    stride = max(1, round((options.window_stride or options.window_seconds) * rate))
-    names, live = run['class_names'], isinstance(source, int)
-    timeline, total, best, frames = [], 0, (0, None, None), 0
     begun = time.perf_counter()
-    progress = tqdm.tqdm(
-        None, str(source), header_frames, unit='frame', leave=False, disable=None
-    )
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, int):
+            video, frames = None, decoding.camera_frames(source)
+        else:
+            video = decoding.open_video(source)
+            stack.callback(video.close)
+            frames = video.frames()
+        timeline, mean, count, best = classify(
+            net, run, frames, num_segments, options, video
+        )
+        reason = video.truncation() if video and not options.keep_truncated else ''
+    if reason or not timeline:
+        raise ValueError(reason or 'no frame decodes')
+    taken, lasts = time.perf_counter() - begun, timeline[-1]['to_seconds']
+    result = {
+        'video': str(source),
+        'frames': count,
+        'seconds': lasts,
+        'frames_per_second': count / lasts,
+        'best': tables.five_best(mean, run['class_names']),
+        'timeline': timeline,
+        'seconds_taken': taken,
+        'real_time_factor': taken / lasts,
+    }
+    return result, *best
+
+
+def classify(net, run, frames, num_segments, options, video=None):
+    """Classifies all windows of a video or camera, under a progress bar.
+
+    Args:
+      net, run, frames, num_segments, options: as of `predict_windows`.
+      video: decoding.Video; None for a camera, whose windows are printed as they come,
+        until Ctrl-C.
+
+    Returns:
+      (list of windows, JSON-able; mean probabilities [C]; frames; (pixels of the window
+      that is most certain, its label)).
+    """
+    timeline, total, count, best = [], 0, 0, (0, None, None)
+    expected = video.expected_frames() or None if video else None
+    progress = tqdm.tqdm(None, total=expected, unit='frame', leave=False, disable=None)
     try:
-        for first, count, pixels, probabilities in predict_windows(
-            net, run, capture, length, stride, num_segments
+        for window, pixels, probabilities in predict_windows(
+            net, run, frames, options, num_segments
         ):
-            progress.update(first + count - frames)
-            frames = first + count
+            progress.update(window.first + len(window.items) - count)
+            count = window.first + len(window.items)
             total = total + probabilities
             label = int(probabilities.argmax())
             if probabilities[label] > best[0]:
                 best = (probabilities[label], pixels, label)
-            window = {
-                'from_seconds': first / rate,
-                'to_seconds': frames / rate,
-                'best': tables.five_best(probabilities, names),
+            said = {
+                'from_seconds': window.from_seconds,
+                'to_seconds': window.to_seconds,
+                'best': tables.five_best(probabilities, run['class_names']),
             }
-            timeline.append(window)
-            if live:
-                print(moment([window]), flush=True)
+            timeline.append(said)
+            if not video:
+                print(moment([said]), flush=True)
     except KeyboardInterrupt:
-        if not live or not timeline:
+        if video or not timeline:
             raise
     finally:
         progress.close()
-        capture.release()
-    if not frames:
-        raise ValueError('no frame decodes')
-    if not (live or options.keep_truncated):
-        reason = videos.truncation(source, frames, header_frames or 0)
-        if reason:
-            raise ValueError(reason)
-    seconds = time.perf_counter() - begun
-    result = {
-        'video': str(source),
-        'frames': frames,
-        'frames_per_second': rate,
-        'best': tables.five_best(total / len(timeline), names),
-        'timeline': timeline,
-        'seconds_taken': seconds,
-        'real_time_factor': seconds / (frames / rate),
-    }
-    return result, *best[1:]
+    return timeline, total / max(1, len(timeline)), count, best[1:]
 
 
 def moment(windows):
@@ -227,9 +230,9 @@ def moment(windows):
 
 def print_prediction(result):
     """Prints a video's five best classes, its timeline and how fast it went."""
-    frames, rate = result['frames'], result['frames_per_second']
+    frames = result['frames']
     video = videos.printable(result['video'])
-    print(f'{video}: {frames:,} frames, {frames / rate:.1f} s')
+    print(f'{video}: {frames:,} frames, {result["seconds"]:.1f} s')
     for name, probability in result['best']:
         print(f'  {probability:6.1%}  {name}')
     if len(result['timeline']) > 1:
@@ -240,38 +243,6 @@ def print_prediction(result):
         f'  {taken:.1f} s, {frames / taken:.0f} frames a second, real-time factor '
         f'{result["real_time_factor"]:.2f} (below 1: faster than it plays)'
     )
-
-
-def write_overlay(path, source, timeline, preprocessing):
-    """Writes the video again with class, probability and flow drawn in.
-
-    Reads the video a second time: its frames as they are do not fit in memory.
-
-    Args:
-      path: .mp4 or .avi to write.
-      source: path of the video.
-      timeline: as `predict_video` gives it.
-      preprocessing: {'flow', 'bound', 'size'} of the run.
-
-    Raises:
-      ValueError: the file cannot be written.
-    """
-    capture, _, rate = open_source(source)
-    writer, place = None, 0
-    fourcc = cv2.VideoWriter_fourcc(*('mp4v' if path.endswith('.mp4') else 'MJPG'))
-    items = optical_flow.frames_and_flow(capture, preprocessing)
-    for number, (frame, _, field) in enumerate(items):
-        if writer is None:
-            size = frame.shape[1::-1]
-            writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, fourcc, rate, size)
-            if not writer.isOpened():
-                raise ValueError(f'--overlay={path} cannot be written: name an .mp4')
-        while timeline[place]['to_seconds'] <= number / rate and timeline[place + 1 :]:
-            place += 1
-        (name, probability), *_ = timeline[place]['best']
-        figures.draw_overlay(frame, name, probability, field, preprocessing['bound'])
-        writer.write(frame)
-    writer.release()
 
 
 def check_sources(given, options):
@@ -299,6 +270,8 @@ def check_sources(given, options):
         raise ValueError(
             f'--overlay={options.overlay} needs one --video that is a file'
         )
+    if options.overlay and not options.overlay.lower().endswith('.mp4'):
+        raise ValueError(f'--overlay={options.overlay}: name an .mp4')
     if (options.window_stride or 0) > options.window_seconds:
         raise ValueError(
             f'--window_stride={options.window_stride} would leave frames out: at most '
@@ -343,13 +316,13 @@ def predict_videos(run, checkpoint, given, out_dir, num_segments=None, options=N
                 write_result(out, result)
                 if options.overlay:
                     timeline, made = result['timeline'], run['preprocessing']
-                    write_overlay(options.overlay, source, timeline, made)
+                    overlay.write(options.overlay, source, timeline, made)
                     print(f'  {options.overlay}')
                 if options.explain:
                     explain(f'{out}_explain.png', net, run, pixels, label)
             except (ValueError, OSError, cv2.error) as error:
                 named = source if isinstance(source, str) else f'--video={source}'
-                failed[name] = f'{named}: {optical_flow.one_line(error, source)}'
+                failed[name] = f'{named}: {videos.one_line(error, source)}'
     for reason in failed.values():
         print(videos.printable(reason))
     if failed:

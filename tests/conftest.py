@@ -126,3 +126,33 @@ def run_script():
         return done
 
     return run
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory):
+    """Folder of six good videos in two classes, with names as people give them."""
+    import drawings
+
+    folder = tmp_path_factory.mktemp('drawn')
+    names = ['A/plain.avi', 'A/with space.AVI', 'A/a,"b".avi', 'B/größe.mp4', 'B/x.mkv']
+    for n, name in enumerate(names):
+        fourcc = 'mp4v' if name.endswith('mp4') else 'MJPG'
+        drawings.draw(folder / name, frames=6 + n, seed=n, fourcc=fourcc)
+    drawings.draw(folder / 'B/still.mov', shift=(0, 0))
+    (folder / 'B/notes.txt').write_text('not a video')
+    (folder / 'A/._plain.avi').write_text('a resource fork')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def preprocessed(drawn, tmp_path_factory):
+    """data_dir of `drawn`, made in one go at 64 pixels; change a copy only."""
+    data_dir = tmp_path_factory.mktemp('preprocessed')
+    words = [f'--video_dir={drawn}', f'--data_dir={data_dir}', '--frame_size=64']
+    subprocess.run(
+        [sys.executable, 'optical_flow.py', *words, '--workers=2'],
+        cwd=ROOT,
+        check=True,
+        timeout=60,
+    )
+    return data_dir

@@ -218,7 +218,7 @@ def test_names_that_leave_the_folder_are_refused(clip):
 def row_of(clip, status='ok'):
     row = dict.fromkeys(clips.COLUMNS, '')
     numbers = {'frames': 3, 'fps': 29.97, 'bound': 20.0, 'size': 224}
-    return {**row, **numbers, 'clip': clip, 'status': status}
+    return {**row, **numbers, 'settings': 'f00', 'clip': clip, 'status': status}
 
 
 def test_index_round_trip(tmp_path):

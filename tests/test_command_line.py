@@ -13,6 +13,9 @@ sys.path.insert(0, '.')
 from absl import flags
 from results import command_line
 flags.DEFINE_integer('number', 1, 'A number.')
+flags.DEFINE_string('data_dir', None, 'A folder.')
+flags.DEFINE_string('name', None, 'No path.')
+flags.DEFINE_list('video', [], 'Paths.')
 def main(values):
     {body}
 command_line.run(main, 'stopped; go on')
@@ -51,6 +54,21 @@ def test_an_error_ends_in_one_line_and_exit_code_1(program, body, words, expecte
     out, err = program(body, *words, code=1)
     assert err.startswith('program.py: ') and expected in err
     assert err.count('\n') == 1 and not out
+
+
+def test_home_and_variables_are_expanded_in_paths(program, tmp_path):
+    """As in --data_dir=~/x, where the shell leaves the ~."""
+    body = 'print(values.data_dir, values.video, values.name)'
+    words = ['--data_dir=~/x', '--video=$DATA/a,${DATA}/b.avi', '--name=~/$DATA']
+    out, _ = program(body, *words, HOME='/home/me', DATA='/d')
+    assert out == "/home/me/x ['/d/a', '/d/b.avi'] ~/$DATA\n"
+    for path in ('$NOWHERE/x', '~nobody-of-this-name/x'):
+        _, err = program(body, f'--data_dir={path}', code=1, HOME='/home/me')
+        known = path.split('/')[0]
+        assert f'--data_dir={path}: {known} is not known here: write the' in err
+    (tmp_path / '$odd').mkdir()
+    out, _ = program(body, f'--data_dir={tmp_path}/$odd')
+    assert out == f'{tmp_path}/$odd [] None\n'
 
 
 def test_ctrl_c_says_what_is_true_of_the_program(program):

@@ -67,7 +67,8 @@ def make_data(folder):
     """Draws and preprocesses the clips, writes list files; returns nothing."""
     videos, data = folder / 'videos', folder / 'data'
     (folder / 'lists').mkdir(parents=True)
-    settings = {'flow': 'dis-ultrafast', 'bound': 20.0, 'size': SIZE}
+    preprocessing = {'flow': 'dis-ultrafast', 'bound': 20.0, 'size': SIZE}
+    preprocessing['settings'], _ = optical_flow.settings_of(*preprocessing.values())
     listed, rows, seed = {'train': [], 'test': []}, [], 0
     data.mkdir()
     for name in CLASSES:
@@ -80,7 +81,7 @@ def make_data(folder):
                     draw_video(videos / path, SHORTEST + seed % 7, seed)
                     task = (f'{name}/{stem}', path)
                     row = optical_flow.convert(
-                        str(videos), str(data), str(data), settings, False, task
+                        str(videos), str(data), str(data), preprocessing, False, task
                     )
                     assert row['status'] == 'ok', row
                     rows.append(row)

@@ -5,17 +5,53 @@
 Every file is decoded to its end. Used by optical_flow.py alone.
 """
 
+import functools
 import os
 
 import numpy as np
+import tqdm
 
 from data import clips
+from data.preprocessing import journal
+from data.preprocessing import workers
 
 # Images held at once, so that memory does not grow with a clip's length.
 CHUNK = 256
-# Stored steps, of .16 pixels, where nothing moves: between equal frames the flow of
-# Farneback is a little off 0 at some pixels.
+# Stored steps, of 0.16 pixels, up to which a clip counts as still: between equal frames
+# the flow of Farneback is a little off 0 at some pixels.
 STILL = 2
+
+
+def verify(data_dir, index, processes):
+    """Checks every file; damaged clips become `outdated`, so that they are made again.
+
+    Args:
+      data_dir: folder of preprocessed clips.
+      index: dict from clip to its row, of any status.
+      processes: how many.
+
+    Returns:
+      dict from clip to what is wrong with it.
+    """
+    function = functools.partial(problems_of, data_dir)
+    wrong, damaged = {}, []
+    for clip in strangers(data_dir, index):
+        wrong[clip] = 'no row in clips.csv: delete its files, or run with its video'
+    work = workers.run(function, list(index.values()), processes)
+    for row, found, death in tqdm.tqdm(work, 'check', len(index), disable=None):
+        problem, again = found or (death, False)
+        if problem:
+            wrong[row['clip']] = problem
+        if again:
+            damaged.append(row)
+    print(f'{len(index)} clips checked, {len(wrong)} wrong')
+    if damaged:
+        journal.outdate(data_dir, damaged)
+        print(
+            f'{len(damaged)} of them are outdated now in clips.csv: '
+            'optical_flow.py --video_dir=VIDEOS makes them again'
+        )
+    return wrong
 
 
 def problems_of(data_dir, row):
@@ -55,12 +91,12 @@ def problems_of(data_dir, row):
         return str(error), True
     around_zero = max(high - clips.FLOW_ZERO, clips.FLOW_ZERO - low) <= STILL
     if low == high or around_zero:
-        return 'the flow is constant: nothing moves (leave a still video out)', False
+        return 'the flow is constant (leave a still video out)', False
     return ('the flow has the same x and y', True) if x_is_y else ('', False)
 
 
 def strangers(data_dir, index):
-    """Clips whose files stand in `data_dir` though `index` has no row of them."""
+    """Clips whose files are in `data_dir` though `index` has no row of them."""
     found = set()
     for kind in ('resized', 'optical-flow'):
         for folder, _, names in os.walk(os.path.join(data_dir, kind)):

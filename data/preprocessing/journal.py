@@ -1,32 +1,36 @@
 """Several runs of optical_flow.py on one folder: locks, claims and clips.csv.
 
-    run = runs.Run(data_dir, settings, overwrite=False)
+    run = journal.Run(data_dir, preprocessing, words, overwrite=False)
     todo = run.begin(found)
     run.finish(row)  # for each clip, as it ends
     run.close()
 
-A room of its own because none of it is optical flow: it is what lets runs be killed,
-repeated and spread over machines. Everything stands in <data_dir>/.optical_flow/:
+This is what lets runs be killed, repeated and spread over machines. Everything is in
+<data_dir>/.optical_flow/:
 
-    lock                 held (flock) while clips.csv or the list of runs changes
-    settings.json        algorithm, bound and size of the files in this folder
-    <host>-<pid>-<n>/    one run: its temporary files, rows.jsonl and the file `owner`,
-                         which the run and its workers hold locked as long as they live
+    lock                 locked while clips.csv or the list of runs changes
+    settings.json        preprocessing of the files in this folder
+    <host>-<pid>-<n>/    one run: its temporary files, rows.jsonl, the file `owner`,
+                         which the run keeps locked as long as it lives, and a file
+                         <pid>.worker for each of its workers, locked likewise
 
-The operating system drops a lock when its process ends, however it ends, so a run whose
-`owner` can be locked is dead: its rows are merged and its folder is removed.
+The operating system drops a lock when its process ends, however it ends. A run is dead
+when all of these files can be locked: then its rows are merged and its folder is
+removed. Locks are filelock's: flock on Linux and macOS, LockFileEx on Windows.
 """
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
 import socket
 import time
 
+import filelock
+
 from data import clips
+from data.preprocessing import settings
 
 MERGE_SECONDS = 20
 # Some shared file systems keep locks within one machine; the folder of another machine
@@ -42,19 +46,20 @@ class Run:
       index: dict from clip to its row in clips.csv, of any status, as last merged.
     """
 
-    def __init__(self, data_dir, settings, overwrite=False):
-        """Claims `data_dir` for `settings`, merging what dead runs left.
+    def __init__(self, data_dir, preprocessing, words, overwrite=False):
+        """Claims `data_dir` for one preprocessing, merging what dead runs left.
 
         Args:
           data_dir: folder of preprocessed clips; made if absent.
-          settings: dict with the columns `flow`, `bound` and `size`.
+          preprocessing: dict of the columns `flow`, `bound`, `size` and `settings`.
+          words: dict that says the column `settings` in words.
           overwrite: let clips made with other settings be made again.
 
         Raises:
           ValueError: the folder belongs to other settings, or a run with others works.
           OSError: the folder cannot be written.
         """
-        self._data_dir, self._settings = data_dir, settings
+        self._data_dir, self._preprocessing = data_dir, preprocessing
         self._overwrite = overwrite
         self._unmerged = []
         self._last_merge = time.monotonic()
@@ -62,11 +67,14 @@ class Run:
         with _locked(data_dir):
             living = _bury_dead_runs(data_dir)
             self.index = _read_rows(data_dir)
-            _claim(data_dir, settings, self.index, living, overwrite)
+            if not overwrite:
+                _refuse_others(data_dir, preprocessing, words, self.index)
+            _claim(data_dir, preprocessing, living)
+            settings.write(data_dir, words)
             name = f'{socket.gethostname()}-{os.getpid()}-{time.time_ns()}'
             self.folder = os.path.join(_hidden(data_dir), name)
             os.mkdir(self.folder)
-            self._owner = hold(self.folder)
+            self._owner = hold(self.folder, 'owner')
         self._rows = open(os.path.join(self.folder, 'rows.jsonl'), 'a')
 
     def begin(self, found, gone=()):
@@ -86,7 +94,7 @@ class Run:
             self.index, todo = _read_rows(self._data_dir), {}
             for clip, source in found.items():
                 row = self.index.get(clip)
-                done = is_done(self._data_dir, row, self._settings)
+                done = is_done(self._data_dir, row, self._preprocessing)
                 if done and row['source'] == source:
                     continue
                 if done and not self._overwrite:
@@ -132,28 +140,37 @@ class Run:
         for entry in os.scandir(self.folder):
             if entry.name.endswith('.zip'):
                 os.remove(entry.path)
+        merged = False
         try:
             self.merge()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            merged = True
         finally:
             with contextlib.suppress(OSError):
                 self._rows.close()
-            os.close(self._owner)
+            if merged:  # else the next run does it
+                os.remove(self._rows.name)
+            os.close(self._owner)  # Windows removes no file that is open
+            if merged:
+                shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def hold(folder):
-    """Locks a run's `owner` file, shared by the run and its workers, until they die."""
-    descriptor = os.open(os.path.join(folder, 'owner'), os.O_RDWR | os.O_CREAT, 0o666)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+def hold(folder, name):
+    """Locks the file `name` in a run's folder as long as this process lives.
+
+    Returns:
+      The file's descriptor; closing it gives the lock back.
+    """
+    descriptor = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT, 0o666)
+    filelock.lock_descriptor(descriptor)
     return descriptor
 
 
-def is_done(data_dir, row, settings):
-    """Whether `row` (or None) says that both files are there, made with `settings`."""
+def is_done(data_dir, row, preprocessing):
+    """Whether `row` (or None) says that both files are there, made in this way."""
     return (
         row is not None
         and row['status'] == 'ok'
-        and all(row[name] == value for name, value in settings.items())
+        and all(row[name] == value for name, value in preprocessing.items())
         and os.path.isfile(clips.frames_path(data_dir, row['clip']))
         and os.path.isfile(clips.flow_path(data_dir, row['clip']))
     )
@@ -184,7 +201,7 @@ def _locked(data_dir):
     """Holds the lock; an error that names no file is made to name `data_dir`."""
     try:
         with open(os.path.join(_hidden(data_dir), 'lock'), 'a') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            filelock.lock_descriptor(file.fileno())
             yield
     except OSError as error:
         if error.filename is not None:
@@ -220,27 +237,39 @@ def _bury_dead_runs(data_dir):
     """Merges and removes the folders of dead runs; returns the paths of the others."""
     living = []
     for entry in os.scandir(_hidden(data_dir)):
-        if not entry.is_dir():
-            continue
-        owner = os.open(os.path.join(entry.path, 'owner'), os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            silent = time.time() - os.fstat(owner).st_mtime
-            here = entry.name.rsplit('-', 2)[0] == socket.gethostname()
-            if not here and silent < ABANDONED_SECONDS:
-                raise BlockingIOError
+        if entry.is_dir() and not _is_dead(entry.path):
+            living.append(entry.path)
+        elif entry.is_dir():
             index = _merged(_read_rows(data_dir), _recorded_rows(entry.path))
             _write_rows(data_dir, entry.path, index)
             shutil.rmtree(entry.path, ignore_errors=True)
-        except BlockingIOError:
-            living.append(entry.path)
-        finally:
-            os.close(owner)
     return living
 
 
+def _is_dead(folder):
+    """Whether neither a run nor one of its workers lives."""
+    owner = os.path.join(folder, 'owner')
+    silent = time.time() - os.stat(owner if os.path.exists(owner) else folder).st_mtime
+    here = os.path.basename(folder).rsplit('-', 2)[0] == socket.gethostname()
+    if not here and silent < ABANDONED_SECONDS:
+        return False
+    return all(
+        _can_be_locked(entry.path)
+        for entry in os.scandir(folder)
+        if entry.name == 'owner' or entry.name.endswith('.worker')
+    )
+
+
+def _can_be_locked(path):
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return filelock.lock_descriptor(descriptor, blocking=False)
+    finally:
+        os.close(descriptor)  # which gives the lock back
+
+
 def _recorded_rows(folder):
-    """Rows that a dead run wrote; a line torn by its death or a full disk is none."""
+    """Rows that a dead run wrote; but for a line torn by its death or a full disk."""
     path, rows = os.path.join(folder, 'rows.jsonl'), []
     if os.path.exists(path):
         with open(path, encoding='ascii', errors='replace') as file:
@@ -250,30 +279,36 @@ def _recorded_rows(folder):
     return rows
 
 
-def _claim(data_dir, settings, index, living, overwrite):
-    """Writes settings.json, unless files or living runs have other settings."""
+def _refuse_others(data_dir, preprocessing, words, index):
+    """ValueError if clips are there that were made with other settings."""
+    for row in index.values():
+        made_with = {name: row[name] for name in preprocessing}
+        if row['status'] == 'ok' and made_with != preprocessing:
+            difference = settings.difference(data_dir, row['settings'], words)
+            raise ValueError(
+                f'{data_dir} has clips made with other settings '
+                f'({difference or _words(made_with)}): '
+                'choose another --data_dir, or --overwrite'
+            )
+
+
+def _claim(data_dir, preprocessing, living):
+    """Writes settings.json, unless living runs work with other settings."""
     path = os.path.join(_hidden(data_dir), 'settings.json')
-    claimed = settings
+    claimed = preprocessing
     # a file that a crash of the machine left empty or torn claims nothing
     with contextlib.suppress(FileNotFoundError, ValueError), open(path) as file:
         claimed = json.load(file)
-    if living and claimed != settings:
+    if living and claimed != preprocessing:
         raise ValueError(
             f'{data_dir}: another run works there with {_words(claimed)}, not '
-            f'{_words(settings)}: let it end (its files: {living[0]})'
+            f'{_words(preprocessing)}: let it end (its files: {living[0]})'
         )
-    for row in index.values():
-        made_with = {name: row[name] for name in settings}
-        if row['status'] == 'ok' and made_with != settings and not overwrite:
-            raise ValueError(
-                f'{data_dir} has clips made with {_words(made_with)}, not '
-                f'{_words(settings)}: choose another --data_dir, or --overwrite'
-            )
     temporary = path + '.new'
     with open(temporary, 'w') as file:
-        json.dump(settings, file)
+        json.dump(preprocessing, file)
     os.replace(temporary, path)
 
 
-def _words(settings):
-    return ' '.join(f'{name} {value}' for name, value in settings.items())
+def _words(preprocessing):
+    return ' '.join(f'{name} {value}' for name, value in preprocessing.items())

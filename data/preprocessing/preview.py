@@ -1,8 +1,8 @@
-"""Pictures of optical flow: the usual colours, contact sheets of preprocessed clips.
+"""Images of optical flow: the usual colours, contact sheets of preprocessed clips.
 
     python optical_flow.py --data_dir=data/ucf101 --preview=8
 
-Used by optical_flow.py; `flow_to_color` also for the pictures of runs and reports.
+Used by optical_flow.py; `flow_to_color` also for the figures of runs and reports.
 """
 
 import math
@@ -13,9 +13,10 @@ import numpy as np
 
 from data import clips
 from data import sampling
+from data.preprocessing import videos
 
-# Where the hues of the colour wheel of Baker et al. (ICCV 2007) stand on its circle of
-# 55, starting at motion to the right: red, yellow, green, cyan, blue, magenta, red.
+# Places of the hues on the colour wheel of Baker et al. (ICCV 2007), a circle of 55,
+# starting at motion to the right: red, yellow, green, cyan, blue, magenta, red.
 WHEEL = (0, 15, 21, 25, 36, 49, 55)
 WHEEL_BLUE = (0, 0, 0, 255, 255, 255, 0)
 WHEEL_GREEN = (0, 255, 255, 255, 0, 0, 0)
@@ -25,7 +26,7 @@ TEXT_SCALE = 0.3  # the least that can be read; its lines are 10 pixels high
 
 
 def flow_to_color(flow, radius=None, bound=clips.FLOW_BOUND):
-    """Flow as colours: hue is direction, saturation is speed, white stands still.
+    """Flow as colours: hue is direction, saturation is speed, white is no motion.
 
     Args:
       flow: float [..., H, W, 2] in pixels, or uint8 as stored.
@@ -50,6 +51,29 @@ def flow_to_color(flow, radius=None, bound=clips.FLOW_BOUND):
     return np.rint(255 - speed[..., np.newaxis] * (255 - hues)).astype(np.uint8)
 
 
+def write_sheets(data_dir, index, count):
+    """Writes contact sheets of some clips, evenly spaced, and prints their paths.
+
+    Args:
+      data_dir: folder of preprocessed clips.
+      index: dict from clip to its row, of any status.
+      count: sheets, fewer where there are fewer clips.
+
+    Returns:
+      dict from clip to the reason, where that fails.
+    """
+    whole = [row for row in index.values() if row['status'] == 'ok']
+    if not whole:
+        print('no clip is ready, so there is no preview')
+    bad = {}
+    for n in sampling.evenly_spaced(len(whole), min(count, len(whole))):
+        try:
+            print(videos.printable(write_sheet(data_dir, whole[n])))
+        except (ValueError, OSError, cv2.error) as error:
+            bad[whole[n]['clip']] = videos.one_line(error)
+    return bad
+
+
 def write_sheet(data_dir, row):
     """Writes a clip's contact sheet: frames, their flow in colours, the colour wheel.
 
@@ -58,10 +82,10 @@ def write_sheet(data_dir, row):
       row: the clip's row of clips.csv.
 
     Returns:
-      The path of the picture, below <data_dir>/preview/.
+      The path of the image, below <data_dir>/preview/.
 
     Raises:
-      ValueError: the clip cannot be read or the picture not written.
+      ValueError: the clip cannot be read or the image not written.
     """
     steps = sampling.evenly_spaced(row['frames'] - 1, ROWS)
     frames = clips.read_frames(data_dir, row['clip'], steps)
@@ -90,9 +114,9 @@ def _wheel(size, radius):
     disc = np.where(inside, np.stack([x, y]), 0).transpose(1, 2, 0)
     scale = max(TEXT_SCALE, size / 400)
     height = round(10 * scale / TEXT_SCALE)
-    picture = np.full((size + 2 * height + 4, size, 3), 255, np.uint8)
-    picture[:size] = flow_to_color(disc, 1)
+    legend = np.full((size + 2 * height + 4, size, 3), 255, np.uint8)
+    legend[:size] = flow_to_color(disc, 1)
     for line, text in enumerate([f'rim: {radius:.1f}', 'pixels/frame']):
         place = (2, size + (line + 1) * height)
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0))
-    return picture
+        cv2.putText(legend, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0))
+    return legend

@@ -1,29 +1,31 @@
-"""Which videos there are, what their clips are called, how they are opened and judged.
+"""Which videos there are, and what their clips are called.
 
     found = videos.find_videos('UCF-101')  # {'Archery/v_Archery_g01_c01': path, ...}
-    capture = videos.open_video(path)
-    count = sum(1 for frame in videos.frames_of(capture))
-    reason = videos.truncation(path, count, header_frames)
 
-Used by optical_flow.py, by prediction, and for shards by train.py. Videos stand in
-class folders (Archery/anything.avi, however deep) or are named as UCF101's
+Used by optical_flow.py, by prediction, and for shards by train.py. Videos are in class
+folders (Archery/anything.avi, however deep) or are named as UCF101's
 (v_Archery_g01_c01.avi); a clip is 'Class/stem'.
 """
 
+import collections
 import errno
 import os
 import pathlib
 import re
-import stat
 import zlib
 
 import cv2
 
 from data import clips
 
-VIDEO_EXTENSIONS = ('.avi', '.mp4', '.mpg', '.mpeg', '.mov', '.mkv', '.webm')
-# These hold no count of frames: OpenCV reports duration times rate.
-UNCOUNTED_EXTENSIONS = ('.mpg', '.mpeg', '.mkv', '.webm')
+VIDEO_EXTENSIONS = (
+    *('.avi', '.mp4', '.m4v', '.mov', '.3gp', '.mkv', '.webm', '.flv', '.wmv'),
+    *('.mpg', '.mpeg', '.ts', '.mts', '.m2ts', '.ogv', '.gif'),
+)
+# Folders of this name hold a part of a data set, in class folders, and are no classes.
+PART = re.compile(
+    r'(train|training|val|valid|validation|test|testing|eval)([_-]?(set|\d+))?', re.I
+)
 UCF101_NAME = re.compile(r'v_(\w+?)_g\d+_c\d+$')
 # The one class of UCF101 whose folder is spelt otherwise than its files.
 UCF101_FOLDERS = {'HandStandPushups': 'HandstandPushups'}
@@ -33,7 +35,25 @@ def _refuse(error):
     raise ValueError(f'{error.filename}: {error.strerror}') from error
 
 
-def find_videos(video_dir, list_file=None, onerror=_refuse):
+def refuse_nested(video_dir, data_dir):
+    """ValueError where one of the folders is in the other."""
+    if _lies_in(data_dir, video_dir):
+        raise ValueError(f'--data_dir={data_dir} is in --video_dir: choose another')
+    for stored in ('resized', 'optical-flow'):
+        if _lies_in(video_dir, os.path.join(data_dir, stored)):
+            raise ValueError(
+                f'--video_dir={video_dir} is in --data_dir, whose files would be '
+                'overwritten: choose another --data_dir'
+            )
+
+
+def _lies_in(folder, other):
+    """Whether `folder` is `other` or below it, links followed."""
+    inside = os.path.join(os.path.realpath(folder), '')
+    return inside.startswith(os.path.join(os.path.realpath(other), ''))
+
+
+def find_videos(video_dir, list_file=None, onerror=_refuse, others=None):
     """Finds videos and names their clips.
 
     Args:
@@ -41,43 +61,69 @@ def find_videos(video_dir, list_file=None, onerror=_refuse):
       list_file: text file of paths below `video_dir`, a label after each allowed, as in
         UCF101's lists; None for every video there is.
       onerror: function of an OSError that names a folder which cannot be read.
+      others: collections.Counter that counts the files in class folders whose endings
+        are not those of videos, by ending.
 
     Returns:
       dict from clip ('Class/stem') to its video's path below `video_dir`.
 
     Raises:
-      ValueError: there is none, one has no class, or two would be the same clip.
+      ValueError: there are no videos, one has no class, two would be the same clip, or
+        the classes are one folder further down.
     """
     if not os.path.isdir(video_dir):
-        raise ValueError(f'--video_dir={video_dir} is no folder')
+        raise ValueError(f'--video_dir={video_dir} is not a directory')
     if list_file:
         paths = _listed(video_dir, list_file)
     else:
-        paths = _walked(video_dir, onerror)
-    found = {}
+        others = collections.Counter() if others is None else others
+        paths = _walked(video_dir, onerror, others)
+    found, same = {}, {}
     for path in paths:
         clip = clip_name(path)
         if found.setdefault(clip, path) != path:
-            raise ValueError(
-                f'{found[clip]} and {path} in {video_dir} would both become the clip '
-                f'{clip}: rename one'
-            )
+            same.setdefault(clip, {found[clip]: None})[path] = None
+    if same:
+        pairs = '; '.join(' and '.join(videos) for videos in same.values())
+        raise ValueError(
+            f'several videos in {video_dir} would become one clip: {pairs}: '
+            'rename one of each'
+        )
     if not found:
         raise ValueError(
             f'--video_dir={video_dir} has no videos ({", ".join(VIDEO_EXTENSIONS)})'
         )
+    _refuse_parts(video_dir, found.values())
     return found
 
 
-def _walked(video_dir, onerror):
+def _refuse_parts(video_dir, paths):
+    """ValueError if train/, val/ and so on would be taken for classes.
+
+    One class of such a name (train, next to bus) is a class, as long as there are
+    classes of other names.
+    """
+    tops = {path.split(os.sep)[0] for path in paths if path.count(os.sep) >= 2}
+    parts = sorted(top for top in tops if PART.fullmatch(top))
+    classes = {path.split(os.sep)[0] for path in paths if os.sep in path}
+    if len(parts) > 1 or parts and classes == set(parts):
+        one = os.path.join(video_dir, parts[0])
+        raise ValueError(
+            f'--video_dir={video_dir} has its class folders one further down, in '
+            f'{", ".join(parts)}: give --video_dir={one}, and each part a --data_dir '
+            'of its own'
+        )
+
+
+def _walked(video_dir, onerror, others):
     found, odd_tops = [], []
     for folder, subfolders, files in os.walk(
         video_dir, onerror=onerror, followlinks=True
     ):
         within = os.path.relpath(folder, video_dir)
-        # A folder named like a video is reported as one that cannot be read; where
-        # classes stand, only if no video is in it.
-        odd = [name for name in subfolders if _is_video(name)]
+        # A folder named like a video is reported as one that cannot be read; in the
+        # place of a class folder, only if no video is in it.
+        odd = [name for name in subfolders if is_video(name)]
         if within == '.':
             odd, odd_tops = [], odd
         subfolders[:] = [
@@ -87,7 +133,13 @@ def _walked(video_dir, onerror):
             and name[0] != '.'
             and not _leads_back(os.path.join(folder, name))
         ]
-        names = odd + [name for name in files if _is_video(name)]
+        names = odd + [name for name in files if is_video(name)]
+        if within != '.':
+            others.update(
+                os.path.splitext(name)[1].lower() or 'no ending'
+                for name in files
+                if name[0] != '.' and not is_video(name)
+            )
         found += [os.path.normpath(os.path.join(within, name)) for name in names]
     for name in odd_tops:
         if not any(path.startswith(name + os.sep) for path in found):
@@ -102,7 +154,8 @@ def _leads_back(folder):
     return os.path.islink(folder) and any(os.path.samefile(folder, p) for p in parents)
 
 
-def _is_video(name):
+def is_video(name):
+    """Whether a file's name is that of a video, and the file is not hidden."""
     return name[0] != '.' and name.lower().endswith(VIDEO_EXTENSIONS)
 
 
@@ -113,14 +166,14 @@ def _listed(video_dir, list_file):
     except OSError as error:
         raise ValueError(f'--list={list_file}: {error.strerror}') from error
     if '\0' in text:
-        raise ValueError(f'--list={list_file} is no UTF-8 text: save it as UTF-8')
+        raise ValueError(f'--list={list_file} is not UTF-8 text: save it as UTF-8')
     found = []
     for number, line in enumerate(map(str.strip, text.split('\n')), start=1):
         if not line:
             continue
         path = os.path.join(video_dir, line)
         if not os.path.exists(path):
-            path = re.sub(r'\s+\d+$', '', path)
+            path = re.sub(r'([\s,]+\d+){1,2}$', '', path)  # label; frames and label
         within = os.path.relpath(path, video_dir)
         if within.startswith(os.pardir + os.sep):  # --video_dir may be a link
             real = os.path.realpath(video_dir)
@@ -140,7 +193,7 @@ def _listed(video_dir, list_file):
 def clip_name(path):
     """'Class/stem' of a video's path below --video_dir; ValueError if it has none.
 
-    The class is the first folder, or stands in the name as UCF101 writes it.
+    The class is the first folder, or part of the name as UCF101 writes it.
     """
     parts = path.split(os.sep)
     stem = os.path.splitext(parts[-1])[0]
@@ -166,100 +219,19 @@ def printable(text):
     )
 
 
+def one_line(error, known=None):
+    """The reason, with the file's name unless it is the one that is `known`."""
+    if isinstance(error, cv2.error):
+        return f'OpenCV: {" ".join(error.err.split())}'
+    if isinstance(error, OSError):
+        reason, file = error.strerror or str(error), error.filename2 or error.filename
+        return reason if file in (None, known) else f'{reason}: {file}'
+    return str(error) or type(error).__name__
+
+
 def is_utf8(path):
     """Whether OpenCV takes `path`: at a name that is not UTF-8 it crashes."""
     return not re.search(r'[\ud800-\udfff]', path)
-
-
-def open_video(path):
-    """Opens a video of any kind; ValueError or OSError with the reason if it fails."""
-    if not is_utf8(path):
-        raise ValueError('its name is not UTF-8: rename it')
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError as error:
-        raise ValueError('there is no such file') from error
-    if not stat.S_ISREG(mode):
-        raise ValueError('it is a folder or device, not a file')
-    with open(path, 'rb') as file:
-        if not file.read(1):
-            raise ValueError('the file is empty')
-    # One thread, as the processes share the cores already. Phone videos are turned
-    # upright by the backend, which reads their rotation.
-    one_thread = [cv2.CAP_PROP_N_THREADS, 1]
-    path = os.path.join(os.curdir, path)  # FFmpeg takes my:folder for a protocol
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, one_thread)
-    if not capture.isOpened():
-        raise ValueError('it cannot be opened as a video')
-    return capture
-
-
-def frames_of(capture):
-    """Yields what an opened video has, uint8 [height, width, 3] BGR, upright."""
-    while True:
-        whole, frame = capture.read()
-        if not whole:
-            return
-        yield frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
-
-
-def truncation(path, frames, header_frames):
-    """How a video breaks off.
-
-    Headers also count what is not there to be seen. In mp4 and mov that is what an edit
-    list hides, as in every video trimmed on a phone; where there is no count, sound may
-    outlast the pictures and time need not begin at 0. So where too few frames came, a
-    second look decides.
-
-    Args:
-      path: the video.
-      frames: number of frames that decoded.
-      header_frames: what its header says; 0 where it says nothing.
-
-    Returns:
-      str, '' if nothing, or next to nothing, is missing.
-    """
-    if not _lacks(frames, header_frames):
-        return ''
-    capture = _open_unedited(path)
-    places = list(_places(capture))
-    if not places:
-        missing = True
-    elif not path.lower().endswith(UNCOUNTED_EXTENSIONS):
-        missing = _lacks(len(places), header_frames)
-    else:
-        header_frames -= places[0] if places[0] < header_frames else 0
-        second = capture.get(cv2.CAP_PROP_FPS)
-        missing = _lacks(max(places) - places[0] + 1, header_frames, second)
-    if not missing:
-        return ''
-    return (
-        f'{frames} of {header_frames:.0f} frames decode, the rest is missing or '
-        'damaged (--keep_truncated takes it as it is)'
-    )
-
-
-def _lacks(frames, header_frames, tolerated=0):
-    return header_frames - frames > max(2, tolerated, 0.05 * header_frames)
-
-
-def _open_unedited(path):
-    """Opens a video without regard to its edit list."""
-    name = 'OPENCV_FFMPEG_CAPTURE_OPTIONS'
-    before = os.environ.get(name)
-    os.environ[name] = 'ignore_editlist;1'
-    try:
-        return open_video(path)
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
-def _places(capture):
-    """Yields the times of an opened video's frames, at the header's frames a second."""
-    while capture.grab():
-        yield capture.get(cv2.CAP_PROP_PTS)
 
 
 def parse_shard(text):

@@ -3,7 +3,7 @@
     for task, result, death in workers.run(function, tasks, count, folder):
 
 Not a concurrent.futures pool: there a decoder that crashes on one video takes the whole
-pool with it and nobody learns which video it was; here that task alone fails. Workers
+pool with it and it is not known which video it was; here that task alone fails. Workers
 end with their parent, whatever ends it.
 """
 
@@ -34,7 +34,7 @@ def run(function, tasks, count, folder=None):
       function: picklable function of one task.
       tasks: list of picklable tasks, begun in this order.
       count: processes.
-      folder: folder of a run, whose `owner` file the workers keep locked, or None.
+      folder: folder of a run, where each worker keeps a file locked, or None.
 
     Yields:
       (task, result, death): death is '' or how the process ended over this task; then
@@ -74,18 +74,30 @@ def _begin(context, function, folder, processes, busy, task):
     process = context.Process(
         target=_work, args=(theirs, function, folder), daemon=True
     )
-    # Ctrl-C reaches every process of a terminal; only the parent decides what it means.
-    # A signal that is blocked here stays blocked in the new process from its start, and
-    # waits for the parent. The tracker, which start() needs, would unblock it.
+    with _interrupt_blocked():
+        process.start()
+        processes.append(process)
+    theirs.close()
+    _give(busy, ours, process, task)
+
+
+@contextlib.contextmanager
+def _interrupt_blocked():
+    """Lets a process start that never sees Ctrl-C.
+
+    Ctrl-C reaches every process of a terminal; only the parent decides what it means. A
+    signal that is blocked here stays blocked in the new process from its start, and
+    waits for the parent. The tracker, which start() needs, would unblock it.
+    """
+    if not hasattr(signal, 'pthread_sigmask'):  # Windows: see _work
+        yield
+        return
     multiprocessing.resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process.start()
-        processes.append(process)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    theirs.close()
-    _give(busy, ours, process, task)
 
 
 def _give(busy, pipe, process, task):
@@ -96,10 +108,12 @@ def _give(busy, pipe, process, task):
 
 def _work(pipe, function, folder):
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if not hasattr(signal, 'pthread_sigmask'):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     np.empty(FREED, np.uint8)
     if folder is not None:
-        journal.hold(folder)
+        journal.hold(folder, f'{os.getpid()}.worker')
     with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
         while True:
             pipe.send(function(pipe.recv()))

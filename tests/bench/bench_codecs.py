@@ -19,7 +19,7 @@ from absl import flags
 
 import optical_flow
 from data import clips
-from data.preprocessing import videos
+from data.preprocessing import decoding
 from tests.bench import bench_input
 
 
@@ -61,7 +61,7 @@ def sample(paths, flow):
     """(fields as stored images, frames) from the middle of each video."""
     fields, frames = [], []
     for path in paths:
-        decoded = list(videos.frames_of(videos.open_video(path)))
+        decoded = [frame for _, frame in decoding.open_video(path).frames()]
         middle = len(decoded) // 2
         found = [
             optical_flow.resize(frame, clips.FRAME_SIZE)

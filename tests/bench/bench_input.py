@@ -39,6 +39,7 @@ from absl import flags
 import cnnm
 import optical_flow
 from data import clips
+from data.preprocessing import decoding
 from data.preprocessing import videos
 from data.synthetic import draw
 
@@ -126,13 +127,13 @@ def store(video, folder, clip, flow, took):
         os.makedirs(os.path.dirname(path), exist_ok=True)
     settings = {'flow': flow, 'bound': clips.FLOW_BOUND, 'size': SIZE}
     mjpg, ffv1 = open_videos(folder / 'video' / clip, 'x')
-    items = optical_flow.frames_and_flow(videos.open_video(video), settings)
+    items = optical_flow.frames_and_flow(decoding.open_video(video).frames(), settings)
 
     def write_field(field):
         ffv1.write(np.concatenate([field[:, :, 0], field[:, :, 1]], axis=1))
 
     with clips.frames_writer(paths[0]) as frames, clips.flow_writer(paths[1]) as fields:
-        for number, (_, frame, field) in enumerate(items):
+        for number, (_, _, frame, field) in enumerate(items):
             writes = [
                 ('archive frame', frames.append, frame),
                 ('video frame', mjpg.write, frame),
@@ -354,8 +355,8 @@ def print_fidelity(folder, paths, others):
     """How near the stored frames are to the resized ones."""
     decibels = collections.defaultdict(list)
     for clip, path in paths.items():
-        frames = videos.frames_of(videos.open_video(path))
-        exact = np.stack([optical_flow.resize(frame, SIZE) for frame in frames])
+        frames = decoding.open_video(path).frames()
+        exact = np.stack([optical_flow.resize(frame, SIZE) for _, frame in frames])
         stored = clips.read_frames(folder, clip)
         decibels['archive'].append(cv2.PSNR(stored, exact))
         stored = np.stack(others['video'].frames(clip, range(len(exact))))

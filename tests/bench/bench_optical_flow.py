@@ -8,6 +8,7 @@ round runs every candidate once, one after the other, so that a machine that is 
 a while slows all of them; the medians of the rounds are compared.
 """
 
+import itertools
 import os
 import pathlib
 import statistics
@@ -22,6 +23,7 @@ from absl import flags
 
 import optical_flow
 from data import clips
+from data.preprocessing import decoding
 from data.preprocessing import videos
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -40,10 +42,10 @@ def draw(folder):
         code = cv2.VideoWriter_fourcc(*'XVID')
         path = str(folder / f'{n}.avi')
         writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, code, 25.0, (320, 240))
-        picture = cv2.GaussianBlur(random.uniform(-400, 655, (240, 320, 3)), (0, 0), 4)
-        picture = np.clip(picture, 0, 255).astype(np.uint8)
+        frame = cv2.GaussianBlur(random.uniform(-400, 655, (240, 320, 3)), (0, 0), 4)
+        frame = np.clip(frame, 0, 255).astype(np.uint8)
         for t in range(300):
-            writer.write(np.roll(picture, (n * t // 2, 2 * t), (0, 1)))
+            writer.write(np.roll(frame, (n * t // 2, 2 * t), (0, 1)))
         writer.release()
 
 
@@ -82,9 +84,9 @@ def plain_loop(video_dir, chosen, folder):
                 flow = cv2.calcOpticalFlowFarneback(
                     previous, grey, None, 0.5, 3, 15, 3, 5, 1.2, 0
                 )
-                picture = np.zeros((224, 224, 3), np.uint8)
-                picture[:, :, :2] = np.clip((flow + 10) * (255 / 20), 0, 255)
-                outputs[1].write(picture)
+                image = np.zeros((224, 224, 3), np.uint8)
+                image[:, :, :2] = np.clip((flow + 10) * (255 / 20), 0, 255)
+                outputs[1].write(image)
             previous = grey
             frames += 1
         for output in outputs:
@@ -111,13 +113,39 @@ def grey_frames(video_dir, chosen):
     """Up to 300 resized grey frames from all over the chosen videos."""
     pairs = []
     for path in chosen:
-        capture = videos.open_video(os.path.join(video_dir, path))
+        video = decoding.open_video(os.path.join(video_dir, path))
         grey = [
             cv2.cvtColor(optical_flow.resize(frame, 224), cv2.COLOR_BGR2GRAY)
-            for frame, _ in zip(videos.frames_of(capture), range(21), strict=False)
+            for _, frame in itertools.islice(video.frames(), 21)
         ]
         pairs += zip(grey, grey[1:], strict=False)
     return pairs[:300]
+
+
+def by_opencv(video_dir, chosen):
+    """Decodes and resizes the chosen videos as OpenCV does it, one thread."""
+    frames = 0
+    for path in chosen:
+        one_thread = [cv2.CAP_PROP_N_THREADS, 1]
+        path = os.path.join(video_dir, path)
+        capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, one_thread)
+        while True:
+            whole, frame = capture.read()
+            if not whole:
+                break
+            optical_flow.resize(frame, 224)
+            frames += 1
+    return frames
+
+
+def by_pyav(video_dir, chosen):
+    """The same by the program's own decoding."""
+    frames = 0
+    for path in chosen:
+        for _, frame in decoding.open_video(os.path.join(video_dir, path)).frames():
+            optical_flow.resize(frame, 224)
+            frames += 1
+    return frames
 
 
 def bare(pairs, algorithm):
@@ -142,10 +170,10 @@ def shares(path, folder):
     function = optical_flow.flow_function('dis', 'medium')
     frames_writer = clips.frames_writer(f'{folder}/frames.zip')
     flow_writer = clips.flow_writer(f'{folder}/flow.zip')
-    frames, previous, count = videos.frames_of(videos.open_video(path)), None, 0
+    frames, previous, count = decoding.open_video(path).frames(), None, 0
     while True:
         stamps = [time.perf_counter()]
-        frame = next(frames, None)
+        _, frame = next(frames, (None, None))
         if frame is None:
             break
         stamps.append(time.perf_counter())
@@ -183,6 +211,9 @@ def main(video_dir, rounds, scratch):
         rate = timed(plain_loop, video_dir, chosen, folder)
         rates.setdefault('plain loop', []).append(rate)
         cv2.setNumThreads(1)
+        for name, function in (('OpenCV', by_opencv), ('PyAV', by_pyav)):
+            rate = timed(function, video_dir, chosen)
+            rates.setdefault(f'decode {name}', []).append(rate)
         for name in ALGORITHMS:
             rate = timed(program, video_dir, listed, name, str(folder / name))
             rates.setdefault(name, []).append(rate)
@@ -200,6 +231,12 @@ def main(video_dir, rounds, scratch):
     part = rates['dis-medium'] / (cores * rates['bare dis-medium'])
     aim = f'aim {AT_LEAST_OF_BARE:.0%}'
     print(f'dis-medium: {part:.0%} of {cores} x the bare call ({aim})')
+    by = {name: 1000 / rates[f'decode {name}'] for name in ('OpenCV', 'PyAV')}
+    print(
+        'decode and resize: '
+        + ', '.join(f'{name} {ms:.3f} ms a frame' for name, ms in by.items())
+        + f', ratio {by["PyAV"] / by["OpenCV"]:.2f}'
+    )
     spent = shares(os.path.join(video_dir, chosen[0]), scratch)
     print('one frame:', ', '.join(f'{step} {ms:.2f} ms' for step, ms in spent.items()))
     print(f'import optical_flow: {statistics.median(import_seconds()):.2f} s (aim 0.5)')
