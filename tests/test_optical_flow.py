@@ -462,8 +462,8 @@ def test_what_may_not_be_read_fails_alone(drawn, tmp_path):
 
 
 def assert_gone(group):
-    """No process of the group is left within two seconds."""
-    deadline = time.monotonic() + 2
+    """No process of the group is left soon; a busy machine may take its time."""
+    deadline = time.monotonic() + 20
     with pytest.raises(ProcessLookupError):
         while time.monotonic() < deadline:
             os.killpg(group, 0)
