@@ -280,6 +280,18 @@ def check_sources(given, options):
     return found
 
 
+def check_preprocessing(made):
+    """Raises ValueError where a video would be preprocessed otherwise than the clips
+    that the run was trained on: `made` is the run's preprocessing."""
+    now, _ = optical_flow.settings_of(made['flow'], made['bound'], made['size'])
+    if now != made['settings']:
+        raise ValueError(
+            f'--video: the run was trained on clips of settings {made["settings"]}, '
+            f'this optical_flow.py makes {now}: put its numbers back (they are in '
+            '<data_dir>/settings/), or preprocess and train again'
+        )
+
+
 def predict_videos(run, checkpoint, given, out_dir, num_segments=None, options=None):
     """Classifies videos and writes a JSON file for each.
 
@@ -302,6 +314,7 @@ def predict_videos(run, checkpoint, given, out_dir, num_segments=None, options=N
     options = options or Options()
     num_segments = num_segments or run['flags']['num_segments']
     found, failed = check_sources(given, options), {}
+    check_preprocessing(run['preprocessing'])
     # DIS answers differ with the number of threads; stored clips were made with one
     cv2.setNumThreads(1)
     with tf.Graph().as_default(), tf.Session() as session:

@@ -15,6 +15,7 @@ import tiny
 
 import evaluate
 import model
+import optical_flow
 from data import clips
 from data import feeds
 from data import splits
@@ -235,6 +236,15 @@ def test_two_videos_of_one_name_are_refused(tmp_path):
     given = [str(tmp_path / folder) for folder in 'ab']
     with pytest.raises(ValueError, match=r'a/x\.avi and .*b/x\.avi .*--out_dir'):
         predict.check_sources(given, predict.Options())
+
+
+def test_another_preprocessing_than_the_runs_is_refused(refused, monkeypatch):
+    made = {'flow': 'farneback', 'bound': 20.0, 'size': 64}
+    made['settings'], _ = optical_flow.settings_of(*made.values())
+    predict.check_preprocessing(made)
+    monkeypatch.setitem(optical_flow.FARNEBACK, 'winsize', 21)
+    words = ('clips of settings ' + made['settings'], 'put its numbers back')
+    refused(lambda: predict.check_preprocessing(made), *words)
 
 
 @pytest.mark.parametrize(
