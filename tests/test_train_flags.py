@@ -82,7 +82,8 @@ def test_data_and_folders(words, expected, refused):
         ('stray', 'unexpected argument stray'),
         ('--stage=fusion', '--stage=fusion: value should be one of'),
         ('--group_regex=(', '--group_regex=('),
-        ('--branches=lstm', '--branches=lstm: choose from spatial_lstm,motion_lstm,'),
+        ('--branches=lstm', '--branches=lstm: choose some, each once, from spatial_lstm'),
+        ('--branches=fusion,fusion', '--branches=fusion,fusion: choose some, each'),
         ('--lstm_units=a', '--lstm_units=a: give whole numbers'),
         ('--lstm_units=', '--lstm_units: give at least one number'),
         ('--lstm_units=4,0', '--lstm_units: give at least one number, none below 1'),
@@ -168,7 +169,6 @@ def test_a_run_is_continued_with_its_own_cnns(refused, run_narrow, data_dir, tmp
     assert 'is not the CNN that RUN was started with, which is RUN/weights/mot' in line
 
 
-@pytest.mark.slow
 def test_what_was_trained_on_the_other_side_is_refused(run_narrow, data_dir, tmp_path):
     """A CNN that has seen the clips a hybrid is measured on would measure memory."""
     cnn, hybrid = tmp_path / 'cnn', tmp_path / 'hybrid'
@@ -178,7 +178,7 @@ def test_what_was_trained_on_the_other_side_is_refused(run_narrow, data_dir, tmp
     words += ['--max_steps=1', f'--motion_weights={cnn}']
     for more, way_out in (
         (['--split=2'], 'train it with the same --split_dir and --split'),
-        (training.HOLD_OUT, 'train it with the same --validation_groups and --seed'),
+        (training.HOLD_OUT, 'train it with the same --validation_groups'),
     ):
         _, err = run_narrow('train.py', *words, *more, code=1)
         (line,) = err.splitlines()

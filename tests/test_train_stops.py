@@ -166,7 +166,8 @@ def test_full_disk(checkpoint_every, undisturbed, data_dir, small_disk, run_narr
     kept = '*' if checkpoint_every == 9 else '[!m]*'  # with two checkpoints, or none
     size = sum(path.stat().st_size for path in whole.glob(kept) if path.is_file())
     run = small_disk(size + 50_000) / 'run'
-    words = [*words, '--max_steps=10000', f'--checkpoint_every={checkpoint_every}']
+    words = [*words, '--max_steps=10000', '--log_every=1']
+    words += [f'--checkpoint_every={checkpoint_every}']
     places = [f'--data_dir={data_dir}', f'--train_dir={run}']
     words += training.weights_of(whole)
     _, err = run_narrow('train.py', *places, *words, code=1)
