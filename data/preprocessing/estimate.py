@@ -11,7 +11,7 @@ import shutil
 from typing import NamedTuple
 
 VIDEOS = 4  # of a sample, less where there are few
-FRAMES = 25  # tried of each
+FRAMES = 16  # tried of each
 SECONDS = 0.2  # spent on each, at most
 
 
