@@ -82,7 +82,7 @@ def test_data_and_folders(words, expected, refused):
         ('stray', 'unexpected argument stray'),
         ('--stage=fusion', '--stage=fusion: value should be one of'),
         ('--group_regex=(', '--group_regex=('),
-        ('--branches=lstm', '--branches=lstm: choose some, each once, from spatial_lstm'),
+        ('--branches=lstm', '--branches=lstm: choose some, each once, from'),
         ('--branches=fusion,fusion', '--branches=fusion,fusion: choose some, each'),
         ('--lstm_units=a', '--lstm_units=a: give whole numbers'),
         ('--lstm_units=', '--lstm_units: give at least one number'),
