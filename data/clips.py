@@ -60,7 +60,7 @@ TEXT = {'encoding': 'utf-8', 'errors': 'surrogateescape'}
 def quantize_flow(flow, bound=FLOW_BOUND):
     """Flow as it is stored: round(v * 127 / bound) + 128, clipped to 1..255.
 
-    No motion is exactly 128, and 256 - x is exactly the opposite motion.
+    Zero flow is exactly 128, and 256 - x is exactly the opposite motion.
 
     Args:
       flow: float32 [H, W, 2], x and y in pixels a frame.
