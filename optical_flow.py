@@ -157,6 +157,8 @@ def settings_of(name, bound, size):
         'resizing': RESIZING,
         'grey': 'COLOR_BGR2GRAY',
         'stored_flow': 'round(v * 127 / bound) + 128, clipped to 1..255',
+        'frames_codec': [clips.FRAMES, *clips.FRAMES_CODEC],
+        'flow_codec': [clips.FLOW, *clips.FLOW_CODEC],
         'codecs': {'frames': [*clips.FRAMES_CODEC], 'flow': [*clips.FLOW_CODEC]},
     }
     return settings.fingerprint(words), words
@@ -216,7 +218,7 @@ def convert(video_dir, data_dir, folder, preprocessing, keep_truncated, task):
             raise ValueError(reason)
         if row['frames'] < 2:
             raise ValueError('one frame only, so no flow')
-        _publish(temporary, data_dir, clip)
+        journal.publish(temporary, data_dir, clip)
         return {**row, 'status': 'ok', 'error': ''}
     except (ValueError, OSError, MemoryError, cv2.error) as error:
         reason = videos.one_line(error, source)
@@ -291,25 +293,6 @@ def _write_pair(video, row, frames_file, flow_file, first=iter):
         row['fps'] = round((row['frames'] - 1) / last, 3)
 
 
-def _publish(temporary, data_dir, clip):
-    """Renames both whole files to where they belong; both or neither is new there."""
-    places = [clips.frames_path(data_dir, clip), clips.flow_path(data_dir, clip)]
-    there = [place for place in places if os.path.exists(place)]
-    ours = []
-    try:
-        for file, place in zip(temporary, places, strict=True):
-            os.makedirs(os.path.dirname(place), exist_ok=True)
-            with open(file, 'rb') as written:
-                os.fsync(written.fileno())
-            os.replace(file, place)
-            ours.append(place)
-    except OSError:
-        for place in set(ours) - set(there):  # what was there may be another run's
-            with contextlib.suppress(OSError):
-                os.remove(place)
-        raise
-
-
 def preprocess(values, bad):
     """Makes every clip that is missing; failures go into `bad`, name to reason."""
     video_dir, data_dir = values.video_dir, values.data_dir
@@ -341,7 +324,7 @@ def preprocess(values, bad):
         tasks = [(*task, True) for task in trials] + [(*task, False) for task in tasks]
         arguments = (video_dir, data_dir, run.folder, preprocessing)
         function = functools.partial(_work, *arguments, values.keep_truncated)
-        processes = _processes(values)
+        processes = workers.processes(values.workers)
         work = workers.run(function, tasks, processes, run.folder)
         forecast = functools.partial(
             estimate.lines,
@@ -426,12 +409,6 @@ def _bytes(video_dir, path):
         return 0
 
 
-def _processes(values):
-    # the cores this process may use, where the system tells (not on a Mac)
-    allowed = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))
-    return values.workers or len(allowed(0))
-
-
 def main(values):
     """Runs what the flags ask for; returns the exit code."""
     if values['dis_preset'].present and values.flow != 'dis':
@@ -458,7 +435,9 @@ def main(values):
         if values.preview:
             bad.update(preview.write_sheets(values.data_dir, index, values.preview))
         if values.check:
-            bad.update(check.verify(values.data_dir, index, _processes(values)))
+            bad.update(
+                check.verify(values.data_dir, index, workers.processes(values.workers))
+            )
     except KeyboardInterrupt as stop:
         print('\nstopped; the same command continues from here', file=sys.stderr)
         return 128 + stop.args[0]

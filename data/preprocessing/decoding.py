@@ -289,10 +289,6 @@ def open_video(path):
     stream = _choose_track(path, container)
     if stream.codec_context is None:
         raise ValueError(f'there is no decoder for its codec, {_codec_name(path)}')
-    # Once a block of this size was freed, glibc keeps freed blocks for the next frames.
-    # Else it gives each back to the system, and new pages take a third of the time of
-    # decoding.
-    np.empty(31 << 20, np.uint8)
     return Video(path, container, stream)
 
 

@@ -176,6 +176,34 @@ def is_done(data_dir, row, preprocessing):
     )
 
 
+def publish(temporary, data_dir, clip):
+    """Renames a clip's two files to their places; both are new there, or neither.
+
+    Args:
+      temporary: paths of its whole frames and flow, on the same disk.
+      data_dir: folder of preprocessed clips.
+      clip: 'Class/stem'.
+
+    Raises:
+      OSError: one cannot be renamed.
+    """
+    places = [clips.frames_path(data_dir, clip), clips.flow_path(data_dir, clip)]
+    there = [place for place in places if os.path.exists(place)]
+    ours = []
+    try:
+        for file, place in zip(temporary, places, strict=True):
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            with open(file, 'rb') as written:
+                os.fsync(written.fileno())
+            os.replace(file, place)
+            ours.append(place)
+    except OSError:
+        for place in set(ours) - set(there):  # what was there may be another run's
+            with contextlib.suppress(OSError):
+                os.remove(place)
+        raise
+
+
 def outdate(data_dir, rows):
     """Marks clips as not done, so that the next run makes them again.
 

@@ -27,6 +27,12 @@ from data.preprocessing import journal
 FREED = 8 << 20
 
 
+def processes(count):
+    """`count`, or for 0 the cores that this process may use, where the system tells."""
+    allowed = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))
+    return count or len(allowed(0))
+
+
 def run(function, tasks, count, folder=None):
     """Yields each task with its result, as they end, from `count` processes.
 
