@@ -104,6 +104,12 @@ def write(path, clip, features, stamped):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # numpy's own names neither file nor reason
+        temporary.unlink(missing_ok=True)
+        raise ValueError(
+            f'{path} cannot be written ({error.strerror or "is the disk full?"}); the '
+            'same command continues when there is room'
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
