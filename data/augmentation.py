@@ -8,6 +8,8 @@ values are not rescaled with the crop, as is the custom.
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from data import clips
+
 CROP_SCALES = (1.0, 0.875, 0.75)
 
 
@@ -35,13 +37,14 @@ def whole_images(count):
     }
 
 
-def crop_boxes(size, crop_scale, place):
+def crop_boxes(size, crop_scale, place, mirrored):
     """Boxes of a crop for tf.image.crop_and_resize.
 
     Args:
       size: int, side of the stored frames in pixels.
       crop_scale: float [N], side of the crop over side of the frame.
       place: int32 [N]: 0 centre; 1, 2 top left and right; 3, 4 bottom left and right.
+      mirrored: bool [N]; the sides of a mirrored crop's box are exchanged.
 
     Returns:
       float32 [N, 4]: y1, x1, y2, x2 in units of size - 1.
@@ -49,33 +52,26 @@ def crop_boxes(size, crop_scale, place):
     side = tf.round(size * crop_scale)  # [N]
     room = size - side
     down = tf.gather([0.5, 0.0, 0.0, 1.0, 1.0], place)
-    right = tf.gather([0.5, 0.0, 1.0, 0.0, 1.0], place)
-    top, left = tf.floor(down * room), tf.floor(right * room)
-    box = tf.stack([top, left, top + side - 1, left + side - 1], axis=1)
-    # rounding could put a crop's last row outside the frame, where everything is black
-    inward = tf.where_v2(room > 0, 1 - 1e-6, 1.0)[:, None]
-    return inward * box / (size - 1)  # [N, 4]
-
-
-def mirror(images, flow):
-    """Flips frames, or flow stacks, [N, H, W, D] from left to right.
-
-    A mirrored movement goes the other way, so in `flow`, channels x1, y1, .. xL, yL,
-    stored x = 128 + v becomes 256 - x.
-    """
-    flipped = tf.reverse(images, axis=[2])
-    if not flow:
-        return flipped
-    is_x = tf.equal(tf.range(images.shape[-1]) % 2, 0)  # `==` would compare objects
-    return tf.where_v2(is_x, 256 - flipped, flipped)
+    along = tf.gather([0.5, 0.0, 1.0, 0.0, 1.0], place)
+    top, left = tf.floor(down * room), tf.floor(along * room)
+    bottom, right = top + side - 1, left + side - 1
+    first = tf.where_v2(mirrored, right, left)
+    last = tf.where_v2(mirrored, left, right)
+    box = tf.stack([top, first, bottom, last], axis=1) / (size - 1)  # [N, 4]
+    # rounding could put a crop's edge outside the frame, where everything is black
+    edge = tf.where_v2(room > 0, 1e-6, 0.0)[:, None]
+    return tf.minimum(tf.maximum(box, edge), 1 - edge)
 
 
 def crop_and_mirror(images, flow, crop_scale, place, mirrored):
     """Crops, resizes back and, where asked, mirrors each of N images.
 
+    A mirrored movement goes the other way, so in `flow`, channels x1, y1, .. xL, yL,
+    stored x = 128 + v becomes 256 - x.
+
     Args:
       images: uint8 [N, H, W, D], square.
-      flow: whether the channels are flow, as in `mirror`.
+      flow: whether the channels are flow.
       crop_scale: float [N].
       place: int32 [N], as in `crop_boxes`.
       mirrored: bool [N].
@@ -84,10 +80,16 @@ def crop_and_mirror(images, flow, crop_scale, place, mirrored):
       float32 of the shape of `images`, still in 0..255.
     """
     size = int(images.shape[1])
-    boxes = crop_boxes(size, crop_scale, place)
+    boxes = crop_boxes(size, crop_scale, place, mirrored)
     rows = tf.range(tf.shape(images)[0])
     crops = tf.image.crop_and_resize(
         images, boxes, box_indices=rows, crop_size=[size, size]
     )
     crops.set_shape(images.shape)
-    return tf.where_v2(mirrored[:, None, None, None], mirror(crops, flow), crops)
+    if not flow:
+        return crops
+    is_x = tf.equal(tf.range(images.shape[-1]) % 2, 0)  # `==` would compare objects
+    opposite = mirrored[:, None, None, None] & is_x  # [N, 1, 1, D]
+    sign = tf.where_v2(opposite, -1.0, 1.0)
+    # as a sum and a product, which take a third of the time of a choice for each value
+    return sign * crops + tf.where_v2(opposite, 2.0 * clips.FLOW_ZERO, 0.0)

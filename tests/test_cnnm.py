@@ -199,6 +199,23 @@ def test_equal_to_numpy_at_odd_sizes(
     check(got, reference((stack[0] - 128.0) / 20, network, norm2))
 
 
+@pytest.mark.parametrize('channels', [2, 3, 96])
+def test_normalization_and_its_gradient_are_tensorflows(graph, channels):
+    random = np.random.RandomState(2)
+    # large values and zeros, as after a ReLU, so that the bracket is between 2 and 200
+    values = np.maximum(random.standard_normal([3, 4, 5, channels]) * 500, 0)
+    x = tf.constant(values.astype(np.float32))
+    g = tf.constant(random.standard_normal(values.shape).astype(np.float32))
+    theirs = tf.nn.lrn(x, depth_radius=2, bias=2, alpha=1e-4, beta=0.75)
+    ours = cnnm.local_response_norm(x)
+    pairs = [(y, tf.gradients(y, x, g)[0]) for y in (ours, theirs)]
+    with tf.Session() as session:
+        got, expected = session.run(pairs)
+    for one, other in zip(got, expected, strict=True):
+        assert other.std() > 1e-2
+        np.testing.assert_allclose(one, other, atol=1e-6 * np.abs(other).max())
+
+
 def test_sizes_that_do_not_fit_are_refused(graph, monkeypatch):
     narrow.patch(monkeypatch)
     _, end_points = cnnm.cnn_m_2048(tf.placeholder(tf.uint8, [None, 41, 41, 4]))
