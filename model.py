@@ -577,7 +577,9 @@ def set_scales(session, scales):
 def weight_decay(variables):
     """1/2 sum ||W||_F^2 over the matrices and filters among the variables."""
     matrices = [v for v in variables if v.shape.rank > 1]
-    return tf.add_n([tf.nn.l2_loss(v) for v in matrices])
+    # of three or more tensors tf.add_n adds first what comes with a buffer to spare,
+    # so that the last bit may be another in another run
+    return tf.reduce_sum([tf.nn.l2_loss(v) for v in matrices])
 
 
 def clipped_gradients(loss, variables, clip_norm):

@@ -88,6 +88,15 @@ def test_notes_of_an_import_are_kept_off_the_screen(program, monkeypatch):
     assert shown == ('', 'a note\nan error\n')
 
 
+def test_onednn_is_on_unless_the_user_says_otherwise(program, monkeypatch):
+    monkeypatch.delenv('TF_ENABLE_ONEDNN_OPTS')
+    body = """with command_line.tensorflow_in_silence():
+        from tensorflow.python.framework import test_util
+    print(test_util.IsMklEnabled())"""
+    assert program(body)[0] == 'True\n'
+    assert program(body, TF_ENABLE_ONEDNN_OPTS='0')[0] == 'False\n'
+
+
 # -- printing ends no program ----------------------------------------------------------
 
 # 200 kB are more than a pipe holds; what is done after them shows that it goes on

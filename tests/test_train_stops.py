@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -103,6 +104,38 @@ def test_ten_kills_at_random_moments(stage, undisturbed, data_dir, run_train, tm
     assert 'continuing at step' in run_train(run, *words)
     training.assert_same_run(run, whole)
     training.assert_same_arrays(run / 'best', whole / 'best')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'stage, onednn', [('spatial', '1'), ('motion', '1'), ('motion', '0')]
+)
+def test_full_width_ends_with_the_same_bits(
+    stage, onednn, data_dir, run_script, tmp_path
+):
+    """Other kernels serve wide layers than narrow ones."""
+    words = [f'--stage={stage}', f'--{stage}_weights=random', f'--data_dir={data_dir}']
+    words += ['--batch_size=4', '--max_steps=8', '--checkpoint_every=3']
+    words += ['--log_every=1']
+    whole, run = (
+        ['train.py', *words, f'--train_dir={tmp_path / name}']
+        for name in ('whole', 'run')
+    )
+    environment = {'TF_ENABLE_ONEDNN_OPTS': onednn}
+    run_script(*whole, **environment)
+    process = subprocess.Popen(
+        [sys.executable, *run],
+        cwd=training.ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    training.wait_for_step(tmp_path / 'run', 5, process)
+    process.kill()
+    process.communicate()
+    assert 'continuing at step' in run_script(*run, **environment).stdout
+    training.assert_same_run(tmp_path / 'run', tmp_path / 'whole')
 
 
 @pytest.mark.slow
