@@ -12,8 +12,8 @@
 features (and computes those that are missing); `joint` trains everything from pixels.
 
 The same command continues a run that was stopped. On a CPU of the same kind, with as
-many threads and the same TF_ENABLE_ONEDNN_OPTS, it ends with the same bits as a run that
-was not.
+many threads and the same TF_ENABLE_ONEDNN_OPTS, it ends with the same bits as a run
+that was not.
 """
 
 import contextlib

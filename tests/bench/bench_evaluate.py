@@ -6,6 +6,8 @@
 The videos are looped to each length; peak memory must not grow with it.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -17,6 +19,7 @@ import cv2
 from absl import app
 from absl import flags
 
+from data.preprocessing import decoding
 from results import predict
 
 FLAGS = flags.FLAGS
@@ -33,15 +36,15 @@ def loop(sources, path, frames):
     writer, written = None, 0
     while written < frames:
         for source in sources:
-            capture, _, rate = predict.open_source(source)
-            whole, frame = capture.read()
-            while whole and written < frames:
+            video = decoding.open_video(source)
+            for _, frame in itertools.islice(video.frames(), frames - written):
                 if writer is None:
                     size, fourcc = frame.shape[1::-1], cv2.VideoWriter_fourcc(*'mp4v')
+                    rate = video.rate
                     writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, fourcc, rate, size)
                 writer.write(cv2.resize(frame, size))
                 written += 1
-                whole, frame = capture.read()
+            video.close()
     writer.release()
 
 
@@ -68,7 +71,8 @@ def main(_):
     if not FLAGS.video:
         return
     sources = [source for _, source in predict.find(FLAGS.video)]
-    _, _, rate = predict.open_source(sources[0])
+    with contextlib.closing(decoding.open_video(sources[0])) as video:
+        rate = video.rate
     with tempfile.TemporaryDirectory() as folder:
         for minutes in FLAGS.minutes:
             path = os.path.join(folder, f'{minutes}.mp4')
