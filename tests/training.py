@@ -7,6 +7,7 @@ does not depend on widths, and 600 MB of weights a run would take minutes.
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -94,7 +95,15 @@ def start(data_dir, train_dir, *words, before=()):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # the tests themselves may have been started by nohup or in the background
+        preexec_fn=default_signals,
     )
+
+
+def default_signals():
+    """Undoes what a process that ignores signals hands down."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def server():
