@@ -105,7 +105,10 @@ def encode(path, codec='libx264', numbers=range(30), **options):
 def new_track(out, codec, **options):
     """A track of an opened container; options as in `encode`, and `disposition`."""
     rate = options.get('rate', 25)
-    stream = out.add_stream(codec, rate=rate, options=options.get('encoder', {}))
+    # libvpx, at its best, may try the same frame again and again without an end
+    quick = {'deadline': 'realtime', 'cpu-used': '4'} if 'vpx' in codec else {}
+    encoder = {**quick, **options.get('encoder', {})}
+    stream = out.add_stream(codec, rate=rate, options=encoder)
     stream.width, stream.height = options.get('size', (128, 96))
     stream.pix_fmt = options.get('pix_fmt', 'yuv420p')
     if 'matrix' in options:
