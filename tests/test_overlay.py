@@ -52,11 +52,14 @@ def test_frames_are_drawn_upon_and_keep_their_times(tmp_path):
     assert cv2.PSNR(frames[7][below], items[7][1][below]) > 30
 
 
-def test_the_file_is_h264_for_browsers(tmp_path):
-    """4:2:0 of even size, index first, pixels of their shape."""
-    source = tmp_path / 'x.mkv'
+@pytest.mark.parametrize('turned', [False, True])
+def test_the_file_is_h264_for_browsers(turned, tmp_path):
+    """4:2:0 of even size, index first, pixels of their shape, also of a phone's."""
+    source = tmp_path / 'x.mp4'
     with av.open(str(source), 'w') as out:
         stream = out.add_stream('libx264', rate=25)
+        if turned:
+            stream.set_display_rotation(90)
         stream.width, stream.height, stream.pix_fmt = 101, 77, 'yuv444p'
         stream.codec_context.sample_aspect_ratio = fractions.Fraction(4, 3)
         for n in range(5):
@@ -73,8 +76,12 @@ def test_the_file_is_h264_for_browsers(tmp_path):
     with av.open(str(path)) as container:
         (stream,) = container.streams
         assert (stream.codec_context.name, stream.format.name) == ('h264', 'yuv420p')
-        assert (stream.width, stream.height, stream.frames) == (100, 76, 5)
-        assert stream.sample_aspect_ratio == fractions.Fraction(4, 3)
+        found = stream.width, stream.height, stream.sample_aspect_ratio
+        assert stream.frames == 5
+    if turned:
+        assert found == (76, 100, fractions.Fraction(3, 4))
+    else:
+        assert found == (100, 76, fractions.Fraction(4, 3))
 
 
 def test_sizes_that_change_end_in_one(tmp_path):

@@ -294,9 +294,7 @@ def open_video(path):
 
 def _open(path):
     place = os.path.join(os.curdir, path)  # FFmpeg takes my:folder for a protocol
-    # of a name like a%02d.gif it would make a series of files
-    kind = 'gif' if path.lower().endswith('.gif') else None
-    return av.open(place, format=kind, metadata_errors='ignore')
+    return av.open(place, metadata_errors='ignore')
 
 
 def _choose_track(path, container):
