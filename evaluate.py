@@ -117,7 +117,7 @@ def video_flags():
 
 def check_cached(data_dir, cnns, names):
     """Raises ValueError where a clip's features are missing or out of date."""
-    for folder in features.folders(data_dir, cnns).values():
+    for folder, *_ in features.folders(data_dir, cnns).values():
         missing = features.missing(folder, data_dir, names)
         if missing:
             raise ValueError(

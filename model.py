@@ -419,22 +419,28 @@ def over_time(values, clips_and_steps):
     return values
 
 
+def cropped_images(stream, size, stack_length):
+    """Stored pixels of one stream, cropped and mirrored.
+
+    Returns:
+      (inputs, crops): placeholders, of which `images` is uint8 [N, H, W, channels], and
+      float32 of the same shape.
+    """
+    shape = input_shape(stream, size, stack_length)
+    inputs = placeholder_inputs(images=(tf.uint8, [None, *shape]), **CROP_INPUTS)
+    draws = [inputs[name] for name in CROP_INPUTS]
+    with tf.name_scope(INPUTS_SCOPE):
+        flow = STREAMS[stream].flow
+        return inputs, augmentation.crop_and_mirror(inputs['images'], flow, *draws)
+
+
 def cnn_classifier(stream, architecture):
     """One stream's CNN with its own softmax, from stored pixels.
 
     Returns:
       (inputs, logits [B, C], end_points); `images` is uint8 [B, H, W, channels].
     """
-    shape = input_shape(stream, architecture.size, architecture.stack_length)
-    inputs = placeholder_inputs(images=(tf.uint8, [None, *shape]), **CROP_INPUTS)
-    with tf.name_scope(INPUTS_SCOPE):
-        crops = augmentation.crop_and_mirror(
-            inputs['images'],
-            STREAMS[stream].flow,
-            inputs['crop_scale'],
-            inputs['place'],
-            inputs['mirrored'],
-        )
+    inputs, crops = cropped_images(stream, architecture.size, architecture.stack_length)
     dropout = (inputs['keep_prob'], inputs['dropout_seed'])
     options = architecture.cnn_options
     logits, end_points = cnn(stream, crops, architecture.num_classes, *dropout, options)

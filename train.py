@@ -99,6 +99,12 @@ def data_flags():
     )
     # 25 is what two-stream 2014 tests on; joint needs memory for each of them
     flags.DEFINE_integer('num_segments', 25, 'Evenly spaced samples of a clip.', 1)
+    # so that LSTMs see more than one version of each clip; not of --seed, so that runs
+    # with other seeds find the same ones in the cache
+    flags.DEFINE_integer(
+        'feature_views', 1, 'Versions of each train clip in the feature cache.', 1
+    )
+    flags.DEFINE_integer('view_seed', 0, 'Fixes their crops and samples.', 0, 2**31 - 1)
     # 10 is the best of two-stream 2014
     flags.DEFINE_integer('stack_length', 10, 'Flow fields in a stack, L.', 1)
     flags.DEFINE_integer(
@@ -274,6 +280,7 @@ def check_flags(flags):
     for name, value, stages in (
         ('hybrid_weights', None, ['joint']),
         ('shard', '0/1', ['features']),
+        ('feature_views', 1, ['features', 'hybrid']),
         ('search_combination', False, ['hybrid', 'joint']),
         ('combination', [], ['hybrid', 'joint']),
         ('cross_modality', False, [*from_colour, 'features', 'hybrid', 'joint']),
@@ -345,13 +352,37 @@ def read_data(flags):
     return Data(split, train_examples, held_out, rows, preprocessing)
 
 
-def find_cnn(flags, stream, rows, size):
-    """The CNN that a stage trains, as run.json keeps it.
+def find_cnns(flags, data):
+    """The CNNs that a stage reads, trains or caches, as run.json keeps them.
+
+    Args:
+      flags: the run's flags.
+      data: Data.
+
+    Returns:
+      dict stream -> what `find_cnn` or `extraction.cache_features` returns.
+    """
+    streams = runs.streams(flags['stage'], flags['branches'])
+    if flags['stage'] not in ('features', 'hybrid'):
+        return {stream: find_cnn(flags, stream) for stream in streams}
+    part, parts = videos.parse_shard(flags['shard'])
+    rows = {c: r for c, r in data.rows.items() if videos.in_shard(c, part, parts)}
+    trained_on = [example.clip for example in data.train if example.clip in rows]
+    wanted = {view: trained_on for view in range(flags['feature_views'])}
+    wanted[0] = list(rows)  # what is measured is measured on view 0
+    size = data.preprocessing['size']
+    return {
+        stream: extraction.cache_features(flags, stream, rows, size, wanted)
+        for stream in streams
+    }
+
+
+def find_cnn(flags, stream):
+    """The CNN that a stage trains.
 
     Args:
       flags: the run's flags.
       stream: name of the stream.
-      rows, size: not needed; as in `extraction.cache_features`.
 
     Returns:
       {'weights': folder of its dump or None, 'fingerprint'}.
@@ -710,6 +741,7 @@ def inputs_of_stage(flags, cnns, data):
         flags['keep_prob'],
         flags['balanced'],
         span,
+        flags['feature_views'] if stage == 'hybrid' else 1,
     )
 
     def read(requests):
@@ -737,17 +769,7 @@ def main(values):
     with contextlib.nullcontext() if stage == 'features' else runs.lock(train_dir):
         run = runs.start(train_dir, run)
         lineage.check_continued(run, flags)
-        rows = data.rows
-        if stage == 'features':
-            part, parts = videos.parse_shard(flags['shard'])
-            rows = {c: r for c, r in rows.items() if videos.in_shard(c, part, parts)}
-        prepare = (
-            extraction.cache_features if stage in ('features', 'hybrid') else find_cnn
-        )
-        cnns = {
-            stream: prepare(flags, stream, rows, data.preprocessing['size'])
-            for stream in runs.streams(stage, flags['branches'])
-        }
+        cnns = find_cnns(flags, data)
         runs.keep_cnns(train_dir, run, cnns)
         if stage == 'features':
             return 0

@@ -5,22 +5,29 @@ stored frame at the centre or a corner, resized back, mirrored half of the time.
 values are not rescaled with the crop, as is the custom.
 """
 
+import zlib
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from data import clips
+from data import sampling
 
 CROP_SCALES = (1.0, 0.875, 0.75)
 
 
-def random_crops(count, seed, step):
+def random_crops(count, *key):
     """A random crop and mirror for each of `count` clips (two-stream augmentation).
+
+    Args:
+      count: int.
+      key: ints that the draws follow from, such as (seed, step).
 
     Returns:
       dict, as the graph wants it: crop_scale float32 [count], side of the crop over
       side of the frame; place int32 [count], 0 centre, 1-4 corners; mirrored bool.
     """
-    random = np.random.default_rng([seed, step, 2])
+    random = np.random.default_rng([*key, 2])
     return {
         'crop_scale': random.choice(np.float32(CROP_SCALES), count),
         'place': random.integers(0, 5, count, np.int32),
@@ -35,6 +42,17 @@ def whole_images(count):
         'place': np.zeros(count, np.int32),
         'mirrored': np.zeros(count, bool),
     }
+
+
+def view_crop(view, clip, seed):
+    """The one crop and mirror of a view of a clip (`sampling.view_starts`).
+
+    Returns:
+      dict of arrays [1], in the form of `random_crops`.
+    """
+    if view not in (0, sampling.MIRROR):
+        return random_crops(1, seed, zlib.crc32(clip.encode()), view)
+    return {**whole_images(1), 'mirrored': np.array([view == sampling.MIRROR])}
 
 
 def crop_boxes(size, crop_scale, place, mirrored):

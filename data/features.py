@@ -2,10 +2,10 @@
 
     <data_dir>/features/<stream>-<fingerprint>/<Class>/<clip>.npy    float16 [T, D]
 
-The fingerprint covers the network's weights, the layer and the sampling rule. After the
-array, a feature file ends in a stamp of the stored clip it was computed from. Features
-of a clip that was written again, and files that were cut, do not end in the clip's
-stamp and are computed again.
+The fingerprint covers the network's weights, the layer, the sampling rule and the view:
+each view of a clip has a folder of its own. After the array, a feature file ends in a
+stamp of the stored clip it was computed from. Features of a clip that was written
+again, and files that were cut, do not end in the clip's stamp and are computed again.
 """
 
 import contextlib
@@ -44,14 +44,14 @@ def directory(data_dir, stream, depends_on):
 
 
 def folders(data_dir, cnns):
-    """dict stream -> folder of its features.
+    """dict stream -> folders of its features, one for each view.
 
     Args:
       data_dir: the preprocessed data set.
-      cnns: dict stream -> {'features': folder name}, as run.json has it.
+      cnns: dict stream -> {'features': names of the folders}, as run.json has it.
     """
     root = pathlib.Path(data_dir, 'features')
-    return {stream: root / cnn['features'] for stream, cnn in cnns.items()}
+    return {s: [root / name for name in cnn['features']] for s, cnn in cnns.items()}
 
 
 def stamp(data_dir, clip):
@@ -126,39 +126,45 @@ def missing(folder, data_dir, clips):
     return [c for c in clips if not is_fresh(folder / f'{c}.npy', data_dir, c)]
 
 
-def fill(folder, data_dir, clips, read, extract, workers):
-    """Computes what is missing in a feature folder.
+def fill(folders, data_dir, wanted, read, extract, workers):
+    """Computes what is missing in the feature folders of one stream.
 
     Args:
-      folder: from `directory`.
+      folders: dict view -> folder, from `directory`.
       data_dir: the preprocessed data set.
-      clips: names 'Class/stem'.
-      read: function clip -> uint8 [T, H, W, C], the sampled frames or stacks.
-      extract: function uint8 [T, H, W, C] -> float32 [T, D].
+      wanted: dict view -> names 'Class/stem' of its clips.
+      read: function (clip, list of views) -> list of uint8 [T, H, W, C], the sampled
+        frames or stacks of each.
+      extract: function (clip, view, uint8 [T, H, W, C]) -> float32 [T, D].
       workers: threads that read ahead.
 
     Returns:
-      How many clips were computed.
+      How many clips had something missing.
 
     Raises:
       ValueError: a feature is not finite; or clips cannot be read, the others done.
     """
-    todo, failed = missing(folder, data_dir, clips), {}
+    todo, failed = {}, {}
+    for view, clips in wanted.items():
+        for clip in missing(folders[view], data_dir, clips):
+            todo.setdefault(clip, []).append(view)
 
     def attempt(clip):
         try:
             # before the clip is read: what is written meanwhile counts as changed
-            return stamp(data_dir, clip), read(clip)
+            return stamp(data_dir, clip), read(clip, todo[clip])
         except (ValueError, OSError) as error:
             failed[clip] = error
 
     reading = batches.read_ahead([[c] for c in todo], attempt, workers, ahead=workers)
-    progress = tqdm.tqdm(todo, f'{folder.name} features', unit='clip', disable=None)
+    stream = folders[min(folders)].name.split('-')[0]
+    progress = tqdm.tqdm(todo.items(), f'{stream} features', unit='clip', disable=None)
     with contextlib.closing(reading):  # an error must not leave its threads behind
-        for clip, (stamped_images,) in zip(progress, reading, strict=True):
-            if stamped_images:
-                stamped, images = stamped_images
-                write(folder / f'{clip}.npy', clip, extract(images), stamped)
+        for (clip, views), (found,) in zip(progress, reading, strict=True):
+            stamped, images_of_views = found or (None, [])
+            for view, images in zip(views, images_of_views, strict=bool(found)):
+                values = extract(clip, view, images)
+                write(folders[view] / f'{clip}.npy', clip, values, stamped)
     for clip, error in sorted(failed.items()):
         print(f'{clip}  {error}')
     if failed:
@@ -175,24 +181,30 @@ def read(folder, clip):
 
 
 def reader(folders):
-    """Reads the cached features of a clip, for `feeds.read`.
+    """Reads one view of a clip's cached features, for `feeds.read`.
 
     Args:
       folders: of `folders`.
 
     Returns:
-      Function (row, _) -> dict stream -> float16 [T, D].
+      Function (row, view) -> dict stream -> float16 [T, D]; the view is 0 where it is
+      left out or None.
     """
-    return lambda row, _=None: {s: read(f, row['clip']) for s, f in folders.items()}
+
+    def read_view(row, view=None):
+        return {s: read(views[view or 0], row['clip']) for s, views in folders.items()}
+
+    return read_view
 
 
 def scales(folders, clips):
-    """The standard deviation of each stream's features over the clips trained on.
+    """The standard deviation of each stream's features over the clips trained on, in
+    view 0.
 
     Raises:
       ValueError: all features of a stream are equal.
     """
-    found = {s: standard_deviation(f, clips) for s, f in folders.items()}
+    found = {s: standard_deviation(views[0], clips) for s, views in folders.items()}
     check_scales(found)
     return found
 

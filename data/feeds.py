@@ -21,7 +21,7 @@ from data import sampling
 class Request(NamedTuple):
     """What one batch is made of."""
 
-    clips: list  # (row of clips.csv, first frame of the input; None where all count)
+    clips: list  # (row of clips.csv, first frame of the input, view, or None)
     feed: dict  # the other inputs of the graph by name
 
 
@@ -29,7 +29,14 @@ class Request(NamedTuple):
 
 
 def training_requests(
-    examples, rows, batch_size, seed, keep_prob=1.0, balanced=False, span=None
+    examples,
+    rows,
+    batch_size,
+    seed,
+    keep_prob=1.0,
+    balanced=False,
+    span=None,
+    num_views=1,
 ):
     """The batch of each training step.
 
@@ -42,6 +49,8 @@ def training_requests(
       balanced: draw classes evenly.
       span: frames that an input of one CNN covers, to draw its first frame; None where
         the whole clip is sampled.
+      num_views: views of each clip in the feature cache, to draw one; they are there
+        for the whole clip.
 
     Returns:
       Function step -> Request, the same for the same (seed, step).
@@ -54,17 +63,17 @@ def training_requests(
         else:
             places = batches.positions(step, batch_size, len(examples), seed)
         chosen = [rows[examples[place].clip] for place in places]
-        starts = [None] * batch_size
+        which = sampling.random_views(batch_size, num_views, seed, step)
         if span:
             frames = [row['frames'] for row in chosen]
-            starts = sampling.random_starts(frames, span, seed, step)
+            which = sampling.random_starts(frames, span, seed, step)
         feed = {
             'labels': labels[places],
             'keep_prob': keep_prob,
             'dropout_seed': [seed, step],
             **augmentation.random_crops(batch_size, seed, step),
         }
-        return Request(list(zip(chosen, starts, strict=True)), feed)
+        return Request(list(zip(chosen, which, strict=True)), feed)
 
     return request
 

@@ -7,13 +7,15 @@
 An input of a network begins at a frame and spans some frames: a frame spans 1, a stack
 of L flow fields L + 1. Training takes a random start in each clip, features, evaluation
 and prediction evenly spaced ones (two-stream 2014, section 5), validation of one CNN
-the middle one.
+the middle one. The further views of a clip, which the hybrid is trained on, have their
+starts drawn one in each of equal segments.
 """
 
 import collections
 import functools
 import hashlib
 import json
+import zlib
 from typing import Callable
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ import numpy as np
 
 from data import clips
 
+MIRROR = -1  # the view that is view 0 mirrored
 INSTANT = 1e-6  # seconds that are no difference between two times
 # Lengths and spans whose starts identify the rule.
 RULE_FRAMES = (1, 2, 10, 11, 29, 64, 301)
@@ -68,6 +71,34 @@ def segment_starts(num_frames, span, num_segments):
     """
     count = min(num_frames, num_segments)
     return evenly_spaced(num_starts(num_frames, span), count)
+
+
+def view_starts(num_frames, span, num_segments, view, clip, seed):
+    """The starts of one view of a clip, the same at every call.
+
+    View 0 and its mirror image have evenly spaced starts. Each further view has one in
+    each of equal segments. A view has the same moments in every stream.
+
+    Args:
+      num_frames, span, num_segments: as in `segment_starts`.
+      view: int, or MIRROR.
+      clip, seed: 'Class/stem' and int that the choice follows from.
+
+    Returns:
+      int64 [min(num_frames, num_segments)].
+    """
+    if view in (0, MIRROR):
+        return segment_starts(num_frames, span, num_segments)
+    segments = np.arange(min(num_frames, num_segments))
+    random = np.random.default_rng([seed, zlib.crc32(clip.encode()), view, 1])
+    moments = (segments + random.random(len(segments))) / len(segments)  # 0 to 1
+    count = num_starts(num_frames, span)
+    return np.minimum(moments * count, count - 1).astype(np.int64)
+
+
+def random_views(batch_size, num_views, seed, step):
+    """int64 [batch_size]: which view of each clip a training step takes."""
+    return np.random.default_rng([seed, step, 4]).integers(0, num_views, batch_size)
 
 
 def random_starts(num_frames, span, seed, step):
@@ -148,14 +179,14 @@ def _window(first, pairs, to_seconds):
     return Window(first, pairs[0][0], to_seconds, [item for _, item in pairs])
 
 
-def rule(num_segments):
+def rule(num_segments, view=0, seed=0):
     """Identifies the sampling rule: a hash of the starts it gives for a few lengths.
 
     It is kept with cached features and with runs, so that a change of the rule is
     noticed.
     """
     starts = [
-        segment_starts(frames, span, num_segments).tolist()
+        view_starts(frames, span, num_segments, view, 'Class/clip', seed).tolist()
         for frames in RULE_FRAMES
         for span in RULE_SPANS
     ]

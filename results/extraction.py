@@ -1,42 +1,44 @@
 """Fills the feature cache: fc6 of a frozen CNN for the segments of every clip.
 
-    cnn = extraction.cache_features(flags, 'motion', rows, size)
+    cnn = extraction.cache_features(flags, 'motion', rows, size, {0: list(rows)})
 
-Used by the stages features and hybrid of train.py.
+Used by the stages features and hybrid of train.py, and by evaluate.py for mirrored
+views.
 """
 
 import os
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 import model
+from data import augmentation
 from data import features
-from data import feeds
 from data import sampling
 from results import lineage
 from weights import dump
 
 
-def cache_features(flags, stream, rows, size):
+def cache_features(flags, stream, rows, size, wanted):
     """Fills the feature cache of one stream.
 
     Args:
       flags: the run's flags.
       stream: name of the stream.
-      rows: dict clip -> row of clips.csv, of the clips to compute.
+      rows: dict clip -> row of clips.csv.
       size: height and width of the stored frames in pixels.
+      wanted: dict view -> the clips to compute (`sampling.view_starts`).
 
     Returns:
-      The CNN as run.json keeps it: {'weights', 'fingerprint', 'features', 'width'}.
+      The CNN as run.json keeps it: {'weights', 'fingerprint', 'features', 'width'},
+      where 'features' are the folders of the views.
     """
     of_stream, data_dir = model.STREAMS[stream], flags['data_dir']
-    stack_length, num_segments = flags['stack_length'], flags['num_segments']
     options = {name: flags[name] for name in of_stream.options}
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(flags['seed'])
-        shape = model.input_shape(stream, size, stack_length)
-        images = tf.placeholder(tf.uint8, [None, *shape], 'images')
-        _, end_points = model.cnn(stream, images, 1000, options=options)
+        inputs, crops = model.cropped_images(stream, size, flags['stack_length'])
+        _, end_points = model.cnn(stream, crops, 1000, options=options)
         weights = load_frozen_cnn(
             session,
             stream,
@@ -45,34 +47,81 @@ def cache_features(flags, stream, rows, size):
             flags['cross_modality'],
         )
         fingerprint = dump.fingerprint(weights)
-        depends_on = {
-            'weights': fingerprint,
-            'layer': 'fc6',
-            'num_segments': num_segments,
-            'span': of_stream.span(stack_length),
-            'sampling': sampling.rule(num_segments),
-            **options,
+        folders = {
+            view: features.directory(
+                data_dir, stream, depends_on(flags, of_stream, fingerprint, view)
+            )
+            for view in wanted
         }
-        if of_stream.from_colour:
-            depends_on['cross_modality'] = flags['cross_modality']
-        folder = features.directory(data_dir, stream, depends_on)
-        read = feeds.segment_reader(
-            data_dir, {stream: of_stream}, num_segments, stack_length
-        )
+
+        def extract(clip, view, images):
+            crop = augmentation.view_crop(view, clip, flags['view_seed'])
+            crop = {name: np.repeat(value, len(images)) for name, value in crop.items()}
+            feed = {inputs[name]: x for name, x in {'images': images, **crop}.items()}
+            return session.run(end_points['fc6'], feed)
+
         features.fill(
-            folder,
+            folders,
             data_dir,
-            list(rows),
-            read=lambda clip: read(rows[clip])[stream],
-            extract=lambda inputs: session.run(end_points['fc6'], {images: inputs}),
-            workers=flags['workers'],
+            wanted,
+            view_reader(flags, of_stream, rows),
+            extract,
+            flags['workers'],
         )
     return {
         'weights': weights,
         'fingerprint': fingerprint,
-        'features': folder.name,
+        'features': [folder.name for folder in folders.values()],
         'width': int(end_points['fc6'].shape[-1]),
     }
+
+
+def depends_on(flags, of_stream, fingerprint, view):
+    """All that the features of a view depend on but the clip, JSON-able."""
+    num_segments, seed = flags['num_segments'], flags['view_seed']
+    found = {
+        'weights': fingerprint,
+        'layer': 'fc6',
+        'num_segments': num_segments,
+        'span': of_stream.span(flags['stack_length']),
+        'sampling': sampling.rule(num_segments, view, seed),
+        **{name: flags[name] for name in of_stream.options},
+    }
+    if of_stream.from_colour:
+        found['cross_modality'] = flags['cross_modality']
+    if view:
+        crops = [augmentation.view_crop(view, clip, seed) for clip in 'abcdefgh']
+        found['crops'] = [
+            {name: value.tolist() for name, value in crop.items()} for crop in crops
+        ]
+    return found
+
+
+def view_reader(flags, of_stream, rows):
+    """Reads the inputs of several views of a clip in one pass over its file.
+
+    Args:
+      flags: the run's flags.
+      of_stream: model.Stream.
+      rows: dict clip -> row of clips.csv.
+
+    Returns:
+      Function (clip, list of views) -> list of uint8 [T, H, W, channels], one a view.
+    """
+    length = flags['stack_length']
+    span, num_segments = of_stream.span(length), flags['num_segments']
+
+    def read(clip, views):
+        frames, seed = rows[clip]['frames'], flags['view_seed']
+        starts = [
+            sampling.view_starts(frames, span, num_segments, view, clip, seed)
+            for view in views
+        ]
+        stored = sampling.stored_clip(flags['data_dir'], rows[clip])
+        images = of_stream.read(stored, np.concatenate(starts), length)
+        return np.split(images, len(views))
+
+    return read
 
 
 def load_frozen_cnn(session, stream, given, train_dir, cross_modality):

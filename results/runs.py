@@ -107,6 +107,8 @@ def read(train_dir, flag='train_dir'):
             )
         run['flags']['stage'], [run[name] for name in (*FIXED, 'sampling')]
         for cnn in run['cnns'].values():
+            if isinstance(cnn.get('features'), str):  # a run of before there were views
+                cnn['features'] = [cnn['features']]
             if cnn['weights']:  # an absolute path stays as it is
                 cnn['weights'] = os.path.join(train_dir, cnn['weights'])
     except (

@@ -304,7 +304,7 @@ def test_old_features(run_copy, tiny_runs, fewer_clips):
     given = {'data_dir': str(fewer_clips), 'allow_missing': True}
     refused('features of 10 clips are missing or out of date', run_copy, **given)
     shutil.copytree(tiny_runs / 'data' / 'features', fewer_clips / 'features')
-    folder = runs.read(run_copy)['cnns']['motion']['features']
+    folder = runs.read(run_copy)['cnns']['motion']['features'][0]
     path = fewer_clips / 'features' / folder / 'Run' / 'v_Run_g02_c01.npy'
     path.write_bytes(path.read_bytes()[:-1])  # as a full disk leaves it
     refused('features of 1 clips .* Run/v_Run_g02_c01', run_copy, **given)

@@ -46,11 +46,13 @@ def written(monkeypatch):
 def cache(tiny_runs, tmp_path):
     """Function stream, rows of clips.csv, flags -> the CNN as run.json keeps it."""
 
-    def call(stream, rows=(), **flags):
+    def call(stream, rows=(), wanted=None, **flags):
         weights = {f'{s}_weights': str(tiny_runs / 'hybrid') for s in model.STREAMS}
         folders = {'data_dir': str(tiny_runs / 'data'), 'train_dir': str(tmp_path)}
         flags = {**tiny.FLAGS, **weights, **folders, **flags}
-        return extraction.cache_features(flags, stream, dict(rows), tiny.SIZE)
+        rows = dict(rows)
+        wanted = wanted or {0: list(rows)}
+        return extraction.cache_features(flags, stream, rows, tiny.SIZE, wanted)
 
     return call
 
@@ -79,7 +81,7 @@ def test_features_are_fc6_of_the_segments_and_computed_once(
         _, points = model.cnn(stream, tf.constant(images), 1000)
         model.load_cnn(session, stream, dumped)
         expected = session.run(points['fc6'])
-    folder = features.folders(tiny_runs / 'data', {stream: cnn})[stream]
+    (folder,) = features.folders(tiny_runs / 'data', {stream: cnn})[stream]
     found = features.read(folder, name)
     assert found.shape == (3, cnn['width'])
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3)  # float16
@@ -106,7 +108,7 @@ def test_another_cnn_has_a_cache_of_its_own(cache, tmp_path):
         cache('motion', motion_weights='random', train_dir=str(tmp_path / name), seed=n)
         for n, name in enumerate('ab')
     ]
-    found = [cnn['features'] for cnn in (*random, cache('motion'))]
+    found = [name for c in (*random, cache('motion')) for name in c['features']]
     assert len(set(found)) == 3
     # the random one is saved at first use, and taken from there again
     assert random[0]['weights'] == str(tmp_path / 'a/weights/motion')
@@ -149,7 +151,7 @@ def test_shards_fill_the_cache_together(undisturbed, data_dir, run_narrow, tmp_p
         places = [f'--data_dir={data}', f'--train_dir={tmp_path}/run']
         run_narrow('train.py', *places, *words)
         cnn = training.read_json(tmp_path / 'run')['cnns']['spatial']
-        folder = data / 'features' / cnn['features']
+        folder = data / 'features' / cnn['features'][0]
         found.append(len(list(folder.rglob('*.npy'))))
     assert 0 < found[0] < found[1] == len(clips.read_index(str(data)))
 
@@ -175,7 +177,8 @@ def test_another_sampling_rule_computes_again_and_refuses_what_is_stale(
         del written[:]
         programs.call(train, *words, f'--train_dir={tmp_path}/{name}')
         found = runs.read(tmp_path / name)['cnns']
-        return features.folders(tiny_runs / 'data', found), sorted(written)
+        folders = features.folders(tiny_runs / 'data', found)
+        return {s: views[0] for s, views in folders.items()}, sorted(written)
 
     before, computed = run('before')
     assert computed == sorted(2 * every_clip)

@@ -36,13 +36,15 @@ def fill(data_dir, read=None, extract=None, names=None):
         byte = frames_of(data_dir, clip).read_bytes()[0]
         return np.full([ROWS[clip], 2], byte, np.uint8)
 
+    read = read or read_byte
+    extract = extract or (lambda images: images.astype(np.float32) / 4)
     folder = features.directory(data_dir, 'spatial', {'weights': 'w'})
     count = features.fill(
-        folder,
+        {0: folder},
         data_dir,
-        names or list(ROWS),
-        read or read_byte,
-        extract or (lambda images: images.astype(np.float32) / 4),
+        {0: names or list(ROWS)},
+        lambda clip, views: [read(clip)],
+        lambda clip, view, images: extract(images),
         workers=2,
     )
     return folder, count
@@ -238,23 +240,23 @@ def test_standard_deviation_is_numpys_over_everything(tmp_path):
 
 
 def test_scales_are_of_each_stream_and_a_dead_cnn_is_refused(tmp_path):
-    folders = {'spatial': tmp_path / 's', 'motion': tmp_path / 'm'}
-    for folder, step in ((folders['spatial'], 1), (folders['motion'], 4)):
+    folders = {'spatial': [tmp_path / 's'], 'motion': [tmp_path / 'm']}
+    for (folder,), step in ((folders['spatial'], 1), (folders['motion'], 4)):
         for name in 'ab':
             values = step * np.arange(6, dtype=np.float16).reshape(3, 2)
             (folder / 'A').mkdir(parents=True, exist_ok=True)
             np.save(folder / f'A/{name}.npy', values)
     found = features.scales(folders, ['A/a', 'A/b'])
     assert found == pytest.approx({'spatial': np.std(range(6)), 'motion': 6.8313005})
-    np.save(folders['motion'] / 'A/b.npy', np.zeros([3, 2], np.float16))
+    np.save(folders['motion'][0] / 'A/b.npy', np.zeros([3, 2], np.float16))
     with pytest.raises(ValueError, match='all motion features are equal'):
         features.scales(folders, ['A/b'])
 
 
 def test_cached_features_are_read_in_the_order_of_the_rows(stored):
     folder, _ = fill(stored)
-    folders = features.folders(stored, {'spatial': {'features': folder.name}})
-    assert folders == {'spatial': folder}
+    folders = features.folders(stored, {'spatial': {'features': [folder.name]}})
+    assert folders == {'spatial': [folder]}
     rows = [({'clip': clip}, None) for clip in ('B/z.w', 'A/y y')]
     reader = features.reader(folders)
     (batch,) = feeds.read([feeds.Request(rows, {})], reader, workers=2)

@@ -91,7 +91,7 @@ def test_a_hybrid_is_fed_the_cached_features_of_its_clips(data, tiny_runs):
     places = batches.positions(1, B, len(examples), SEED)
     for row, place in enumerate(places):
         assert feed['labels'][row] == examples[place].label
-        for stream, folder in folders.items():
+        for stream, (folder,) in folders.items():
             cached = features.read(folder, examples[place].clip)
             length = feed['lengths'][row]
             np.testing.assert_array_equal(feed[stream][row, :length], cached)

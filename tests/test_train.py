@@ -70,7 +70,7 @@ def test_steps_of_the_hybrid(undisturbed, data_dir):
     names = clips.read_index(str(data_dir))
     for stream in ('spatial', 'motion'):
         cnn = run['cnns'][stream]
-        folder = data_dir / 'features' / cnn['features']
+        folder = data_dir / 'features' / cnn['features'][0]
         found = {p.relative_to(folder).as_posix()[:-4] for p in folder.rglob('*.npy')}
         assert found == set(names)
         assert cnn['weights'] == f'weights/{stream}'  # from the run, which may move
@@ -84,7 +84,7 @@ def test_steps_of_the_hybrid(undisturbed, data_dir):
     assert not any(n.startswith(('spatial/', 'motion/')) for n in arrays)
     for stream in ('spatial', 'motion'):
         scale = arrays[f'inputs/{stream}_scale']
-        folder = data_dir / 'features' / run['cnns'][stream]['features']
+        folder = data_dir / 'features' / run['cnns'][stream]['features'][0]
         trained = [np.load(p).astype(np.float64) for p in folder.rglob('*_g08_*.npy')]
         np.testing.assert_allclose(scale, np.concatenate(trained).std(), rtol=1e-5)
     fusion = model.FUSION_WEIGHTS

@@ -15,7 +15,6 @@ from data import clips
 from data import features
 from data import feeds
 from data import splits
-from results import extraction
 from results import runs
 from weights import checkpoints
 
@@ -40,6 +39,9 @@ FLAGS = {  # of a run
     'branches': model.all_branches(),
     'head': 'concat',
     'lstm_units': [6, 4],
+    'feature_views': 1,
+    'view_seed': 0,
+    'shard': '0/1',
     'seed': 3,
     'workers': 1,
 }
@@ -111,11 +113,8 @@ def make_run(folder, stage, name=None, **given):
     preprocessing = clips.preprocessing_of(rows.values())
     run = runs.describe(flags, split, split.train, preprocessing)
     run = runs.start(train_dir, run)
-    prepare = train.find_cnn
-    if stage in ('features', 'hybrid'):
-        prepare = extraction.cache_features
-    streams = runs.streams(stage, flags['branches'])
-    cnns = {stream: prepare(flags, stream, rows, SIZE) for stream in streams}
+    data = train.Data(split, split.train, [], rows, preprocessing)
+    cnns = train.find_cnns(flags, data)
     runs.keep_cnns(train_dir, run, cnns)
     if stage == 'features':
         return train_dir
