@@ -30,7 +30,10 @@ with command_line.tensorflow_in_silence():
 import model
 from data import clips
 from data import features
+from data import sampling
 from data import splits
+from results import calibration
+from results import extraction
 from results import figures
 from results import inference
 from results import lineage
@@ -41,8 +44,6 @@ from results import runs
 from results import scoring
 from results import tables
 from weights import checkpoints
-
-SEGMENTS = 25  # samples of a clip, for a CNN alone
 
 
 def define_flags():
@@ -84,10 +85,24 @@ def protocol_flags():
     flags.DEFINE_integer(
         'test_segments',
         None,
-        f"Samples of a clip (default: {SEGMENTS} for a CNN alone, else the run's).",
+        f'Samples of a clip (default: {scoring.SEGMENTS} for a CNN alone, else those '
+        'of the run).',
         1,
     )
     flags.DEFINE_enum('test_crops', '1', ['1', '5', '10'], 'Crops of each sample.')
+    flags.DEFINE_enum(
+        'test_views',
+        'whole',
+        ['whole', 'mirror'],
+        'Whole images, or the mean over these and their mirror images.',
+    )
+    flags.DEFINE_float(
+        'unknown_below',
+        None,
+        'Answer "none of these" where the best class is less probable.',
+        0,
+        1,
+    )
     flags.DEFINE_list(
         'compare', [], 'Runs, already evaluated, to compare with on the same clips.'
     )
@@ -139,6 +154,11 @@ def check_held_out(run, examples, class_names, allow_overlap):
 
 def check_sampling(stage, num_segments, protocol):
     """Raises ValueError where cached features cannot give the samples asked for."""
+    if protocol.test_views == 'mirror' and protocol.test_crops != 1:
+        raise ValueError(
+            f'--test_views=mirror with --test_crops={protocol.test_crops}: give one of '
+            'both; 10 crops have their mirror images'
+        )
     if stage != 'hybrid':
         return
     if protocol.test_segments not in (None, num_segments):
@@ -197,11 +217,6 @@ def find_run(train_dir, checkpoint='last', moved=None):
         )
     runs.check_streams(f'--train_dir={train_dir}', run)
     return run, path, step
-
-
-def default_segments(flags):
-    """Samples of a clip that are scored where nothing else is asked for."""
-    return SEGMENTS if flags['stage'] in model.STREAMS else flags['num_segments']
 
 
 def read_subset(run, train_dir, data_dir, split_dir, protocol):
@@ -271,7 +286,7 @@ def evaluate(
     flags, protocol = run['flags'], protocol or scoring.Protocol()
     data_dir = data_dir or flags['data_dir']
     check_sampling(flags['stage'], flags['num_segments'], protocol)
-    segments = protocol.test_segments or default_segments(flags)
+    segments = protocol.test_segments or scoring.default_segments(flags)
     protocol = protocol._replace(test_segments=segments)
     split, examples, rows = read_subset(run, train_dir, data_dir, split_dir, protocol)
     names = split.class_names
@@ -282,11 +297,24 @@ def evaluate(
         other: report.read_other(other, examples, names) for other in protocol.compare
     }
 
+    mirrors = {}
+    if flags['stage'] == 'hybrid' and protocol.test_views == 'mirror':
+        mirrors = cache_mirrors(run, data_dir, rows, workers)
+
     begun = time.perf_counter()
     probabilities = scoring.score(
-        run, checkpoint, data_dir, examples, rows, protocol, batch_size, workers
+        run,
+        checkpoint,
+        data_dir,
+        examples,
+        rows,
+        protocol,
+        batch_size,
+        workers,
+        mirrors,
     )
     seconds = time.perf_counter() - begun
+    temperature = calibration.read(checkpoint)
     result = {
         'stage': flags['stage'],
         'step': step,
@@ -297,9 +325,10 @@ def evaluate(
         'missing': split.missing,
         'test_segments': protocol.test_segments,
         'test_crops': protocol.test_crops,
+        'test_views': protocol.test_views,
         'clips_per_second': len(rows) / seconds,
         'class_names': names,
-        **measured(probabilities, examples, names, others),
+        **measured(probabilities, examples, names, others, temperature, protocol),
     }
     write(train_dir, run, data_dir, rows, examples, result, probabilities)
     tables.print_result(result)
@@ -312,16 +341,41 @@ def evaluate(
     return result
 
 
-def measured(probabilities, examples, class_names, others):
+def cache_mirrors(run, data_dir, rows, workers):
+    """Fills the feature cache with the mirror images of clips; returns the CNNs as
+    run.json has them, with the folders of these features."""
+    places = {f'{s}_weights': cnn['weights'] for s, cnn in run['cnns'].items()}
+    flags = {**run['flags'], **places, 'data_dir': data_dir, 'workers': workers}
+    size, wanted = run['preprocessing']['size'], {sampling.MIRROR: list(rows)}
+    return {
+        stream: extraction.cache_features(flags, stream, rows, size, wanted)
+        for stream in run['cnns']
+    }
+
+
+def measured(probabilities, examples, class_names, others, temperature, protocol):
     """The figures of a result, for each way to predict and against other runs.
+
+    `probabilities['video']` is replaced by what it is at the run's temperature.
 
     Args:
       probabilities: dict name -> float [N, C]; 'video' is the prediction.
       examples: list of N splits.Example.
       class_names: list of C.
       others: dict run -> what `report.read_other` returned.
+      temperature: of calibration.read.
+      protocol: scoring.Protocol.
     """
     labels = np.array([example.label for example in examples])
+    calibrated = calibration.measure(probabilities['video'], labels, temperature)
+    if temperature:
+        video = calibration.tempered(probabilities['video'], temperature)
+        probabilities['video'] = video
+    unknown = None
+    if protocol.unknown_below is not None:
+        unknown = calibration.unknown_shares(
+            probabilities['video'], labels, protocol.unknown_below
+        )
     groups = [f'{example.label}/{example.group}' for example in examples]
     predictions = probabilities['video'].argmax(axis=1)
     matrix = measures.confusion_matrix(predictions, labels, len(class_names))
@@ -331,6 +385,8 @@ def measured(probabilities, examples, class_names, others):
             for name, of_clips in probabilities.items()
         },
         'confusion': matrix.tolist(),
+        'calibration': calibrated,
+        'unknown': unknown,
         'compared': {
             other: {
                 'other': kind,
@@ -375,6 +431,8 @@ def main(values):
             values.subset,
             values.test_segments,
             int(values.test_crops),
+            values.test_views,
+            values.unknown_below,
             values.allow_overlap,
             values.allow_missing,
             values.compare,
@@ -403,9 +461,10 @@ def main(values):
         values.keep_truncated,
         values.overlay,
         values.explain,
+        values.unknown_below,
     )
     out_dir = values.out_dir or os.path.join(train_dir, 'videos')
-    segments = values.test_segments or default_segments(run['flags'])
+    segments = values.test_segments or scoring.default_segments(run['flags'])
     return predict.predict_videos(
         run, checkpoint, values.video, out_dir, segments, options
     )

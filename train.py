@@ -38,10 +38,12 @@ from data import features
 from data import feeds
 from data import splits
 from data.preprocessing import videos
+from results import calibration
 from results import extraction
 from results import lineage
 from results import measures
 from results import runs
+from results import scoring
 from results import summaries
 from weights import checkpoints
 from weights import dump
@@ -522,6 +524,8 @@ def start(session, flags, cnns, graph, examples, first_batch):
         loaded |= load_hybrid(session, flags['hybrid_weights'])
     elif stage == 'joint':
         model.set_scales(session, first_scales(session, graph, first_batch()))
+    elif dumps:
+        normalize_first_random(session, stage, graph, loaded, first_batch)
     if flags['combination']:
         given = dict(zip(flags['branches'], flags['combination'], strict=True))
         set_combination(session, given)
@@ -552,6 +556,25 @@ def load_hybrid(session, train_dir):
     names = checkpoints.restore(session, checkpoint, without_slots=True)
     print(f'loaded from {checkpoint}: {", ".join(names)}')
     return set(names)
+
+
+def normalize_first_random(session, stage, graph, loaded, first_batch):
+    """Scales the first layer of a CNN that is not in its dump so that the mean square
+    of its outputs on the first batch is 1, as Mishkin and Matas do (ICLR 2016).
+
+    Layers that start at random expect inputs of that size, and those of a published
+    network are in the hundreds: without it the first losses are as large.
+    """
+    variables = {variable.op.name: variable for variable in tf.global_variables()}
+    for layer in model.STREAMS[stage].layers:
+        name = f'{model.STREAMS[stage].scope}/{layer}/weights'
+        if name in loaded:
+            continue
+        wanted = [graph.end_points[layer], variables[name]]
+        outputs, weights = session.run(wanted, feed_of(graph, first_batch()))
+        size = np.sqrt(np.square(outputs, dtype=np.float64).mean())
+        model.set_variable(session, name, np.float32(weights / max(size, 1e-6)))
+        return
 
 
 def first_scales(session, graph, batch):
@@ -796,7 +819,28 @@ def main(values):
             if flags['search_combination'] and not searched:
                 search_combination(session, graph, validation)
                 checkpoints.save(savers.searched, session, train_dir, total, 'searched')
+        if data.held_out:
+            fit_temperatures(train_dir, flags, data)
     return 0
+
+
+def fit_temperatures(train_dir, flags, data):
+    """Fits the temperature of each checkpoint on the held-out groups, as they would be
+    evaluated."""
+    run = runs.read(train_dir)
+    protocol = scoring.Protocol(test_segments=scoring.default_segments(flags))
+    reading = flags['batch_size'], flags['workers']
+    labels = np.array([example.label for example in data.held_out])
+    for folder in ('', 'best', 'searched'):
+        checkpoint, _ = checkpoints.latest(os.path.join(train_dir, folder))
+        if not checkpoint or calibration.read(checkpoint):
+            continue
+        clips_of = flags['data_dir'], data.held_out, data.rows
+        found = scoring.score(run, checkpoint, *clips_of, protocol, *reading)['video']
+        temperature = calibration.fitted_temperature(found, labels)
+        with checkpoints.writing(train_dir, 'the temperature'):
+            calibration.write(checkpoint, temperature)
+        print(f'temperature of {folder or "last"}: {temperature:.2f}')
 
 
 def note_signals():

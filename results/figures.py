@@ -65,6 +65,31 @@ def draw_confusion(path, matrix, class_names, title):
     save(figure, path, note)
 
 
+def draw_reliability(path, calibration):
+    """Draws accuracy over confidence; on the diagonal probabilities are right.
+
+    Args:
+      path: .png to write, or a binary file.
+      calibration: of calibration.measure.
+    """
+    bins = calibration['bins']
+    figure, (axes, counts) = pyplot.subplots(
+        2, figsize=(4.5, 5), height_ratios=[4, 1], sharex=True, layout='constrained'
+    )
+    left = [row['from'] for row in bins]
+    widths = [row['to'] - row['from'] for row in bins]
+    style = {'width': widths, 'align': 'edge', 'edgecolor': 'white'}
+    axes.bar(left, [row['accuracy'] for row in bins], **style)
+    axes.plot([0, 1], [0, 1], '--', color='black', linewidth=1)
+    confidence = [row['confidence'] for row in bins]
+    axes.plot(confidence, [row['accuracy'] for row in bins], 'o', color='C1', ms=4)
+    axes.set(ylabel='accuracy', xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f'expected calibration error {calibration["ece"]:.1%}', fontsize=11)
+    counts.bar(left, [row['clips'] for row in bins], color='0.6', **style)
+    counts.set(xlabel='probability of the predicted class', ylabel='clips')
+    save(figure, path, '')
+
+
 def save(figure, path, note):
     """Saves a figure, with a note below it, and closes it.
 

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import model
+from results import calibration
 from results import runs
 from weights import checkpoints
 from weights import dump
@@ -27,12 +28,13 @@ TOLERANCE = 1e-5  # between the session and what was exported, in probability
 STEPS = 3  # of the random clips that an export is tried on
 
 
-def pixel_classifier(stage, architecture):
+def pixel_classifier(stage, architecture, temperature=None):
     """A finished run's whole graph from stored pixels, without dropout and crops.
 
     Args:
       stage: name of a stream, 'hybrid' or 'joint'.
       architecture: model.Architecture.
+      temperature: of calibration.read.
 
     Returns:
       (inputs, probabilities [B, C], end_points). inputs: each stream's pixels uint8
@@ -64,6 +66,9 @@ def pixel_classifier(stage, architecture):
         form = (num_classes, branches, head, lstm_units)
         logits, _ = model.hybrid(features, lengths, *form)
         probabilities, end_points['scores'] = model.probabilities(logits), logits
+    if temperature:  # as calibration.tempered
+        log_p = tf.log(tf.maximum(probabilities, 1e-30))
+        probabilities = model.probabilities(log_p / temperature)
     return inputs, probabilities, end_points
 
 
@@ -148,8 +153,10 @@ def network(session, run, checkpoint, explained=False):
     Raises:
       ValueError: the checkpoint or a CNN's dump is not whole or not the run's.
     """
-    stage = run['flags']['stage']
-    inputs, probabilities, end_points = pixel_classifier(stage, runs.architecture(run))
+    temperature = calibration.read(checkpoint)
+    inputs, probabilities, end_points = pixel_classifier(
+        run['flags']['stage'], runs.architecture(run), temperature
+    )
     label, maps = tf.placeholder(tf.int32, [], 'label'), {}
     if explained:  # before the session runs: gradients change the loops of the LSTMs
         score = end_points['scores'][0, label]

@@ -56,7 +56,7 @@ def _drawn(frames, timeline, preprocessing):
     for seconds, frame, _, field in items:
         while timeline[place]['to_seconds'] <= seconds and timeline[place + 1 :]:
             place += 1
-        (name, probability), *_ = timeline[place]['best']
+        name, (_, probability) = timeline[place]['answer'], timeline[place]['best'][0]
         figures.draw_overlay(frame, name, probability, field, preprocessing['bound'])
         yield seconds, frame
 

@@ -92,6 +92,7 @@ class Options(NamedTuple):
     keep_truncated: bool = False
     overlay: str = None  # path of an .mp4 to write
     explain: bool = False
+    unknown_below: float = None  # probability below which no class is named
 
 
 def predict_windows(net, run, frames, options, num_segments):
@@ -164,12 +165,14 @@ def predict_video(net, run, source, num_segments, options):
     if reason or not timeline:
         raise ValueError(reason or 'no frame decodes')
     taken, lasts = time.perf_counter() - begun, timeline[-1]['to_seconds']
+    ranked = tables.five_best(mean, run['class_names'])
     result = {
         'video': str(source),
+        'answer': tables.answer(ranked, options.unknown_below),
         'frames': count,
         'seconds': lasts,
         'frames_per_second': count / lasts,
-        'best': tables.five_best(mean, run['class_names']),
+        'best': ranked,
         'timeline': timeline,
         'seconds_taken': taken,
         'real_time_factor': taken / lasts,
@@ -202,10 +205,12 @@ def classify(net, run, frames, num_segments, options, video=None):
             label = int(probabilities.argmax())
             if probabilities[label] > best[0]:
                 best = (probabilities[label], pixels, label)
+            ranked = tables.five_best(probabilities, run['class_names'])
             said = {
                 'from_seconds': window.from_seconds,
                 'to_seconds': window.to_seconds,
-                'best': tables.five_best(probabilities, run['class_names']),
+                'answer': tables.answer(ranked, options.unknown_below),
+                'best': ranked,
             }
             timeline.append(said)
             if not video:
@@ -219,8 +224,8 @@ def classify(net, run, frames, num_segments, options, video=None):
 
 
 def moment(windows):
-    """Windows that follow each other and have the same best class as a line of text."""
-    name, _ = windows[0]['best'][0]
+    """Windows that follow each other and have the same answer as a line of text."""
+    name = windows[0]['answer']
     probability = np.mean([window['best'][0][1] for window in windows])
     return (
         f'{windows[0]["from_seconds"]:8.1f} s to {windows[-1]["to_seconds"]:.1f} s  '
@@ -233,10 +238,12 @@ def print_prediction(result):
     frames = result['frames']
     video = videos.printable(result['video'])
     print(f'{video}: {frames:,} frames, {result["seconds"]:.1f} s')
+    if result['answer'] == tables.UNKNOWN:
+        print(f'  {tables.UNKNOWN}; the most probable classes are')
     for name, probability in result['best']:
         print(f'  {probability:6.1%}  {name}')
     if len(result['timeline']) > 1:
-        for _, same in itertools.groupby(result['timeline'], lambda w: w['best'][0][0]):
+        for _, same in itertools.groupby(result['timeline'], lambda w: w['answer']):
             print(moment(list(same)))
     taken = result['seconds_taken']
     print(

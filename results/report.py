@@ -5,6 +5,7 @@ report.write('runs/hybrid/report.html', result, run, 'confusion.png', pairs)
 
 import base64
 import html
+import io
 import os
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from data import clips
 from data import sampling
 from data.preprocessing import preview
+from results import figures
 from results import files
 from results import measures
 from results import runs
@@ -126,13 +128,13 @@ def table(header, rows):
 def figures_table(result):
     """Accuracies of each way to predict, with both intervals."""
     rows = []
-    for name, figures in result['figures'].items():
+    for name, measured in result['figures'].items():
         intervals = [
-            '{:.1%} to {:.1%}'.format(*figures[f'top1_{kind}_95'])
+            '{:.1%} to {:.1%}'.format(*measured[f'top1_{kind}_95'])
             for kind in ('wilson', 'group_bootstrap')
         ]
         others = [
-            percent(figures[kind])
+            percent(measured[kind])
             for kind in ('top5', 'mean_class_accuracy', 'mean_average_precision')
         ]
         meaning = MEANINGS.get(
@@ -140,7 +142,7 @@ def figures_table(result):
         )
         if name.startswith('without_'):
             meaning = 'the scores without what this branch adds'
-        rows.append([name, percent(figures['top1']), *intervals, *others, meaning])
+        rows.append([name, percent(measured['top1']), *intervals, *others, meaning])
     header = ['', 'top-1', '95 % over clips', '95 % over groups', 'top-5']
     return table([*header, 'mean class', 'mAP', ''], rows)
 
@@ -170,17 +172,17 @@ def classes_tables(result):
 def compared_table(result):
     """Differences to the runs of --compare; '' where there are none."""
     rows = []
-    for other, figures in result['compared'].items():
-        low, high = figures['difference_group_bootstrap_95']
+    for other, compared in result['compared'].items():
+        low, high = compared['difference_group_bootstrap_95']
         rows.append(
             [
                 other,
-                figures['other'],
-                percent(figures['other_top1']),
-                f'{100 * figures["difference"]:+.1f}',
+                compared['other'],
+                percent(compared['other_top1']),
+                f'{100 * compared["difference"]:+.1f}',
                 f'{100 * low:+.1f} to {100 * high:+.1f}',
-                f'{figures["only_this_right"]} / {figures["only_other_right"]}',
-                f'{figures["mcnemar_p"]:.2g}',
+                f'{compared["only_this_right"]} / {compared["only_other_right"]}',
+                f'{compared["mcnemar_p"]:.2g}',
             ]
         )
     header = ['run', 'what', 'its top-1', 'this run, points', '95 % over groups']
@@ -222,6 +224,8 @@ def write(path, result, run, confusion, pairs):
     )
     with open(confusion, 'rb') as file:
         matrix = embedded(file.read())
+    diagram = io.BytesIO()
+    figures.draw_reliability(diagram, result['calibration'])
     made = {
         **{f'--{name}': value for name, value in run['flags'].items()},
         'step': result['step'],
@@ -249,6 +253,10 @@ def write(path, result, run, confusion, pairs):
         'the wider one.</p>' + compared_table(result) + '<h2>Confusion</h2>'
         f'<img class="wide" alt="confusion matrix" src="{matrix}">'
         + classes_tables(result)
+        + '<h2>Are the probabilities right?</h2>'
+        f'<p>{html.escape(tables.calibration(result))} Of the clips that a class is '
+        'predicted for with a probability of 70 %, 70 % should be right.</p>'
+        f'<img alt="reliability diagram" src="{embedded(diagram.getvalue())}">'
         + pairs_part(pairs)
         + '<h2>What the run was made with</h2>'
         + f'<div class="plain">{table(["", ""], made.items())}</div>'

@@ -19,6 +19,8 @@ from data import sampling
 from results import inference
 from results import runs
 
+SEGMENTS = 25  # samples of a clip, for a CNN alone
+
 
 class Protocol(NamedTuple):
     """What is measured, and how."""
@@ -26,16 +28,27 @@ class Protocol(NamedTuple):
     subset: str = 'test'
     test_segments: int = None  # samples of a clip; None for the default
     test_crops: int = 1  # or 5 or 10
+    test_views: str = 'whole'  # or 'mirror': the mean with the mirror images
+    unknown_below: float = None  # probability below which no class is named
     allow_overlap: bool = False
     allow_missing: bool = False
     compare: tuple = ()  # folders of runs to compare with
 
 
-def crop_inputs(count, crops):
-    """The crops of test time for `count` images: the whole; or corners and centre at
-    .875, without or with their mirror images. Yields feeds by name."""
+def default_segments(flags):
+    """Samples of a clip that are scored where nothing else is asked for."""
+    return SEGMENTS if flags['stage'] in model.STREAMS else flags['num_segments']
+
+
+def crop_inputs(count, crops, mirror=False):
+    """The crops of test time for `count` images: the whole, with its mirror image if
+    asked; or corners and centre at .875, without or with their mirror images. Yields
+    feeds by name."""
     if crops == 1:
-        yield augmentation.whole_images(count)
+        whole = augmentation.whole_images(count)
+        yield whole
+        if mirror:
+            yield {**whole, 'mirrored': np.ones(count, bool)}
         return
     for mirrored in (False, True)[: crops // 5]:
         for place in range(5):
@@ -46,7 +59,7 @@ def crop_inputs(count, crops):
             }
 
 
-def score_cnn(session, graph, batches, crops):
+def score_cnn(session, graph, batches, crops, mirror=False):
     """Scores clips by one CNN.
 
     Args:
@@ -54,6 +67,7 @@ def score_cnn(session, graph, batches, crops):
       graph: what model.classifier returned.
       batches: iterator of uint8 [T, H, W, D], the samples of each clip.
       crops: 1, 5 or 10.
+      mirror: take the mirror image of each sample as well.
 
     Yields:
       dict of float [C] per clip: 'video', the mean over samples and crops, and
@@ -68,22 +82,24 @@ def score_cnn(session, graph, batches, crops):
 
     for images in batches:
         middle = images[[sampling.middle_start(len(images), 1)]]
-        crops_of_clip = crop_inputs(len(images), crops)
+        crops_of_clip = crop_inputs(len(images), crops, mirror)
         yield {
             'video': np.mean([run(images, crop) for crop in crops_of_clip], (0, 1)),
             'one_sample': run(middle, augmentation.whole_images(1))[0],
         }
 
 
-def score_hybrid(session, graph, batches, crops, branches, head):
+def score_hybrid(session, graph, batches, crops, branches, head, mirror=False):
     """Scores clips by the hybrid or joint graph.
 
     Args:
       session: of the graph.
       graph: what model.classifier returned.
-      batches: iterator of batches of `feeds.read`.
+      batches: iterator of the views of a batch, each as of `feeds.read`; the first is
+        of whole images.
       crops: 1; or 5 or 10 for a graph from pixels.
       branches, head: of the run.
+      mirror: for a graph from pixels, take mirror images as well.
 
     Yields:
       dict of float [C] per clip: 'video'; 'one_sample', of the middle sample alone;
@@ -103,10 +119,14 @@ def score_hybrid(session, graph, batches, crops, branches, head):
         feed = {inputs[n]: value for n, value in feed.items() if n in inputs}
         return session.run(wanted, feed)
 
-    for batch in batches:
-        lengths = batch['lengths']
+    for views in batches:
+        batch, lengths = views[0], views[0]['lengths']
         count = np.arange(len(lengths))
-        found = [run(batch, crop, outputs) for crop in crop_inputs(len(count), crops)]
+        found = [
+            run(view, crop, outputs)
+            for view in views
+            for crop in crop_inputs(len(count), crops, mirror)
+        ]
         video = {name: np.mean([each[name] for each in found], 0) for name in outputs}
         streams = [stream for stream in model.STREAMS if stream in batch]
         steps = [sampling.middle_start(length, 1) for length in lengths]
@@ -119,7 +139,9 @@ def score_hybrid(session, graph, batches, crops, branches, head):
             yield {name: value[place] for name, value in values.items()}
 
 
-def score(run, checkpoint, data_dir, examples, rows, protocol, batch_size, workers):
+def score(
+    run, checkpoint, data_dir, examples, rows, protocol, batch_size, workers, mirrors=()
+):
     """Restores the run and scores clips.
 
     Args:
@@ -131,6 +153,8 @@ def score(run, checkpoint, data_dir, examples, rows, protocol, batch_size, worke
       protocol: Protocol, with its test_segments.
       batch_size: clips at a time.
       workers: threads that read clips.
+      mirrors: of a hybrid that is scored with mirror images, the CNNs as run.json has
+        them, with the cached features of these.
 
     Returns:
       dict name -> float [N, C] probabilities, N the number of examples.
@@ -141,22 +165,24 @@ def score(run, checkpoint, data_dir, examples, rows, protocol, batch_size, worke
     flags, cnns = run['flags'], run['cnns']
     alone = flags['stage'] in model.STREAMS
     if flags['stage'] == 'hybrid':
-        read_clip = features.reader(features.folders(data_dir, cnns))
+        folders = [features.folders(data_dir, of) for of in (cnns, mirrors) if of]
+        readers = [features.reader(of_view) for of_view in folders]
     else:
         streams = {stream: model.STREAMS[stream] for stream in cnns}
-        read_clip = feeds.segment_reader(
-            data_dir, streams, protocol.test_segments, flags['stack_length']
-        )
+        segments, length = protocol.test_segments, flags['stack_length']
+        readers = [feeds.segment_reader(data_dir, streams, segments, length)]
     requests = feeds.whole_requests(examples, rows, 1 if alone else batch_size)
-    batches = feeds.read(requests, read_clip, workers)
+    views = [feeds.read(requests, read, workers) for read in readers]
+    batches = zip(*views, strict=True)
+    mirror = protocol.test_views == 'mirror' and flags['stage'] != 'hybrid'
     widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(flags['seed'])
         graph = model.classifier(flags['stage'], runs.architecture(run), widths)
         inference.restore(session, checkpoint, run)
         if alone:
-            images = (batch[flags['stage']][0] for batch in batches)
-            scored = score_cnn(session, graph, images, protocol.test_crops)
+            images = (batch[flags['stage']][0] for (batch,) in batches)
+            scored = score_cnn(session, graph, images, protocol.test_crops, mirror)
         else:
             scored = score_hybrid(
                 session,
@@ -165,6 +191,7 @@ def score(run, checkpoint, data_dir, examples, rows, protocol, batch_size, worke
                 protocol.test_crops,
                 [name for name in model.all_branches() if name in flags['branches']],
                 flags['head'],
+                mirror,
             )
         found = list(
             tqdm.tqdm(scored, 'scoring', len(examples), unit='clip', disable=None)

@@ -13,12 +13,21 @@ from data import clips
 from results import files
 
 BEST = 5  # classes that are named of each prediction
+UNKNOWN = 'none of these'
+OUTCOMES = ('right', 'wrong')
 
 
 def five_best(probabilities, class_names):
     """[(class name, probability)] of the five most probable classes, best first."""
     order = np.argsort(-probabilities, kind='stable')[:BEST]
     return [(class_names[label], float(probabilities[label])) for label in order]
+
+
+def answer(best, unknown_below=None):
+    """The class that `five_best` names first, or UNKNOWN where it is less probable than
+    `unknown_below`."""
+    name, probability = best[0]
+    return UNKNOWN if probability < (unknown_below or 0) else name
 
 
 def write_predictions(path, examples, class_names, probabilities):
@@ -86,11 +95,30 @@ def difference(result):
     """One sentence on why the two levels of a result differ."""
     video, one = (result['figures'][name]['top1'] for name in ('video', 'one_sample'))
     crops = result['test_crops']
+    mirrored = ' and their mirror images' if result['test_views'] == 'mirror' else ''
     return (
         f'video: {result["test_segments"]} samples of each clip'
-        f'{f" in {crops} crops" if crops > 1 else ""}; one_sample: its middle one '
-        f'alone, as most training logs show, here {100 * (one - video):+.1f} points.'
+        f'{f" in {crops} crops" if crops > 1 else mirrored}; one_sample: its middle '
+        f'one alone, as most training logs show, here {100 * (one - video):+.1f} '
+        'points.'
     )
+
+
+def calibration(result):
+    """One or two sentences on whether the probabilities mean something."""
+    found, unknown = result['calibration'], result['unknown']
+    text = f'expected calibration error: {found["ece_before"]:.1%}'
+    if found['temperature']:
+        text += f', {found["ece"]:.1%} at the temperature {found["temperature"]:.2f}'
+    else:
+        text += ' (train with --validation_groups to fit a temperature)'
+    if unknown:
+        shares = ('-' if unknown[k] is None else f'{unknown[k]:.1%}' for k in OUTCOMES)
+        text += (
+            f'. Below {unknown["below"]:g} the answer is "{UNKNOWN}", which takes away '
+            f'{" of the right answers and ".join(shares)} of the wrong ones'
+        )
+    return f'{text}.'
 
 
 def print_result(result):
@@ -111,6 +139,7 @@ def print_result(result):
             f'{figures["mean_average_precision"]:>8.1%}'
         )
     print(difference(result))
+    print(calibration(result))
     print(f'\n{"class":<28}{"clips":>6}{"accuracy":>10}{"AP":>8}{note}')
     for name, row in result['figures']['video']['per_class'].items():
         shares = [row['accuracy'], row['average_precision']]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from data import splits
+from results import calibration
 from results import measures
 
 NAMES = ['Walk', 'Jump <b>', 'Run', 'Sit', 'Fall', 'Wave', 'Clap']
@@ -33,12 +34,15 @@ def result():
         'missing': {'train': 0, 'test': 0},
         'test_segments': 25,
         'test_crops': 1,
+        'test_views': 'whole',
         'class_names': NAMES,
         'figures': {
             name: measures.measure(values, labels, groups, NAMES)
             for name, values in found.items()
         },
         'confusion': matrix.tolist(),
+        'calibration': calibration.measure(found['video'], labels, 1.5),
+        'unknown': calibration.unknown_shares(found['video'], labels, 0.5),
         'compared': {
             'runs/other': {
                 'other': 'spatial',

@@ -14,10 +14,15 @@ import tensorflow.compat.v1 as tf
 import tiny
 
 import evaluate
+import model
 from data import clips
+from data import feeds
+from data import sampling
+from results import calibration
 from results import inference
 from results import runs
 from results import scoring
+from results import tables
 from weights import checkpoints
 
 
@@ -91,7 +96,94 @@ def test_motion_alone(tiny_runs):
     assert names[:3] == ['clip', 'label', 'prediction'] and names[-1] == 'one_sample'
     assert list(result['figures']) == ['video', 'one_sample']
     result = measure(tiny_runs / 'motion')
-    assert (result['test_segments'], result['test_crops']) == (evaluate.SEGMENTS, 1)
+    assert (result['test_segments'], result['test_crops']) == (scoring.SEGMENTS, 1)
+
+
+def test_a_temperature_changes_probabilities_and_nothing_else(
+    tiny_runs, evaluated, run_copy, run_narrow
+):
+    checkpoint, _ = checkpoints.latest(run_copy)
+    calibration.write(checkpoint, 3.0)
+    result = measure(run_copy, unknown_below=0.6)
+    assert result['calibration']['temperature'] == 3
+    before = evaluated['calibration']['ece']
+    assert result['calibration']['ece_before'] == pytest.approx(before, abs=1e-6)
+    assert result['figures']['video']['top1'] == evaluated['figures']['video']['top1']
+    before, after = read_csv(tiny_runs / 'hybrid'), read_csv(run_copy)
+    answers = [float(row['probability']) for row in after]
+    for old, new in zip(before, after, strict=True):
+        assert old['prediction'] == new['prediction']
+        p = np.array([float(old[f'probability{n}']) for n in ('', '_2', '_3')])
+        expected = p ** (1 / 3) / (p ** (1 / 3)).sum()
+        assert float(new['probability']) == pytest.approx(expected[0], abs=1e-3)
+    right = np.array([row['label'] == row['prediction'] for row in after])
+    below = np.array(answers) < 0.6
+    assert result['unknown'] == {
+        'below': 0.6,
+        'right': pytest.approx(below[right].mean()) if right.any() else None,
+        'wrong': pytest.approx(below[~right].mean()),
+    }
+    # a video is answered alike
+    video = tiny_runs / 'videos' / f'{after[0]["clip"]}.avi'
+    words = [f'--train_dir={run_copy}', f'--video={video}']
+    run_narrow('evaluate.py', *words, f'--unknown_below={answers[0] + 0.01}')
+    stored = json.loads((run_copy / 'videos' / f'{video.name}.json').read_text())
+    assert stored['best'][0][1] == pytest.approx(answers[0], abs=2e-3)
+    assert stored['answer'] == stored['timeline'][0]['answer'] == tables.UNKNOWN
+    run_narrow('evaluate.py', *words, f'--unknown_below={answers[0] - 0.01}')
+    stored = json.loads((run_copy / 'videos' / f'{video.name}.json').read_text())
+    assert stored['answer'] == after[0]['prediction']
+
+
+def test_an_export_has_the_temperature(run_copy, tmp_path):
+    checkpoint, _ = checkpoints.latest(run_copy)
+    run = runs.read(run_copy)
+    random = np.random.default_rng(0)
+    feed = {'lengths': np.array([2], np.int32)}
+    for stream in model.STREAMS:
+        shape = model.input_shape(stream, tiny.SIZE, 3)
+        feed[stream] = random.integers(0, 256, [1, 2, *shape]).astype(np.uint8)
+    found = []
+    for name in 'ab':
+        inference.export(str(tmp_path / name), run, checkpoint)
+        found.append(inference.reloaded(str(tmp_path / name), feed)['probabilities'])
+        calibration.write(checkpoint, 3.0)
+    expected = calibration.tempered(found[0], 3.0)
+    np.testing.assert_allclose(found[1], expected, atol=1e-5)
+
+
+def test_mirror_images_are_averaged(tiny_runs, run_copy, evaluated):
+    """Of the hybrid, from the feature cache, and of one CNN, from pixels."""
+    result = measure(run_copy, test_views='mirror')
+    assert result['test_views'] == 'mirror'
+    rows, plain = read_csv(run_copy), read_csv(tiny_runs / 'hybrid')
+    run = runs.read(run_copy)
+    checkpoint, _ = checkpoints.latest(run_copy)
+    index = clips.read_index(tiny_runs / 'data')
+    differs = 0
+    with tf.Graph().as_default(), tf.Session() as session:
+        net = inference.network(session, run, checkpoint)
+        for row, other in list(zip(rows, plain, strict=True))[:3]:
+            stored = sampling.stored_clip(tiny_runs / 'data', index[row['clip']])
+            pixels = feeds.segments(stored, model.STREAMS, 5, 3)
+            mirrored = {name: x[:, :, ::-1].copy() for name, x in pixels.items()}
+            x = mirrored['motion'][..., ::2]
+            assert x.min() > 0  # 256 - 0 is no byte
+            mirrored['motion'][..., ::2] = 256 - x.astype(int)
+            p = [
+                session.run(net.probabilities, inference.feed_of(net, each))[0]
+                for each in (pixels, mirrored)
+            ]
+            expected = np.mean(p, axis=0)
+            assert float(row['probability']) == pytest.approx(expected.max(), abs=2e-3)
+            differs += abs(float(other['probability']) - expected.max()) > 4e-3
+    assert differs
+    alone = [
+        measure(tiny_runs / 'motion', test_segments=3, test_views=views)
+        for views in ('mirror', 'whole')
+    ]
+    assert alone[0]['test_views'] == 'mirror'
+    assert alone[0]['calibration'] != alone[1]['calibration']
 
 
 @pytest.mark.slow
@@ -313,6 +405,8 @@ def test_old_features(run_copy, tiny_runs, fewer_clips):
 def test_samples_that_are_not_cached(run_copy):
     refused('--test_segments=9: the run reads cached', run_copy, test_segments=9)
     refused('--test_crops=5: the run reads cached', run_copy, test_crops=5)
+    both = {'test_crops': 5, 'test_views': 'mirror'}
+    refused('--test_views=mirror with --test_crops=5: give one', run_copy, **both)
 
 
 def test_checkpoint_without_some_variables(run_copy):

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import cv2
 import narrow
 import numpy as np
 import programs
@@ -15,6 +16,7 @@ import cnnm
 import evaluate
 import model
 import train
+from data import augmentation
 from data import clips
 from data import features
 from data import sampling
@@ -85,6 +87,72 @@ def test_features_are_fc6_of_the_segments_and_computed_once(
     found = features.read(folder, name)
     assert found.shape == (3, cnn['width'])
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3)  # float16
+
+
+@pytest.mark.parametrize('stream', ['spatial', 'motion'])
+def test_views_are_crops_and_mirror_images_of_other_moments(cache, tiny_runs, stream):
+    name, row = next(iter(clips.read_index(tiny_runs / 'data').items()))
+    views = [0, 1, 2, sampling.MIRROR]
+    wanted = dict.fromkeys(views, [name])
+    cnn = cache(stream, {name: row}, wanted, num_segments=3, view_seed=5)
+    (folders,) = features.folders(tiny_runs / 'data', {stream: cnn}).values()
+    found = {
+        view: features.read(folder, name)
+        for view, folder in zip(views, folders, strict=True)
+    }
+    of_stream = model.STREAMS[stream]
+    with tf.Graph().as_default(), tf.Session() as session:
+        inputs = tf.placeholder(
+            tf.float32, [None, *model.input_shape(stream, tiny.SIZE, 3)]
+        )
+        _, points = model.cnn(stream, inputs, 1000)
+        model.load_cnn(session, stream, cnn['weights'])
+        for view in views:
+            starts = sampling.view_starts(
+                row['frames'], of_stream.span(3), 3, view, name, 5
+            )
+            stored = sampling.stored_clip(tiny_runs / 'data', row)
+            images = of_stream.read(stored, starts, 3).astype(np.float32)
+            crop = augmentation.view_crop(view, name, 5)
+            images = cropped(images, crop)
+            if crop['mirrored'][0]:
+                images = images[:, :, ::-1]
+                if stream == 'motion':
+                    images = np.where(np.arange(6) % 2, images, 256 - images)
+            expected = session.run(points['fc6'], {inputs: images})
+            np.testing.assert_allclose(found[view], expected, rtol=3e-3, atol=3e-3)
+    for view in views[1:]:
+        assert not np.array_equal(found[view], found[0])
+
+
+def cropped(images, crop):
+    """The crop of an `augmentation.view_crop`, by OpenCV."""
+    size = images.shape[1]
+    side = round(size * float(crop['crop_scale'][0]))
+    down, along = [(0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1)][int(crop['place'][0])]
+    top, left = int(down * (size - side)), int(along * (size - side))
+    grid = np.linspace(0, side - 1, size, dtype=np.float32)
+    x, y = np.meshgrid(left + grid, top + grid)
+    planes = np.moveaxis(images, -1, 1)
+    remapped = [[cv2.remap(p, x, y, cv2.INTER_LINEAR) for p in ps] for ps in planes]
+    return np.moveaxis(np.array(remapped), 1, -1)
+
+
+def test_views_are_kept_apart_and_computed_once(cache, tiny_runs, written):
+    rows = list(clips.read_index(tiny_runs / 'data').items())[:2]
+    names = [name for name, _ in rows]
+    one = cache('motion', rows, {0: names}, num_segments=3, view_seed=9)
+    del written[:]
+    wanted = {0: names, 1: names[:1], 2: names[:1]}
+    more = cache('motion', rows, wanted, num_segments=3, view_seed=9)
+    assert written == 2 * names[:1]
+    assert more['features'][0] == one['features'][0]
+    assert len(set(more['features'])) == 3
+    again = cache('motion', rows, wanted, num_segments=3, view_seed=9)
+    assert again == more and len(written) == 2
+    other = cache('motion', rows, wanted, num_segments=3, view_seed=8)
+    assert other['features'][0] == one['features'][0]
+    assert not set(other['features'][1:]) & set(more['features'])
 
 
 def test_a_cache_is_of_all_that_it_depends_on(cache):

@@ -19,8 +19,18 @@ from results import overlay
 
 MADE = {'flow': 'dis-ultrafast', 'bound': 20.0, 'size': 64}
 TIMELINE = [
-    {'from_seconds': 0, 'to_seconds': 1, 'best': [('Walk', 1.0), ('Run', 0.0)]},
-    {'from_seconds': 1, 'to_seconds': 2, 'best': [('Run', 0.25), ('Walk', 0.2)]},
+    {
+        'from_seconds': 0,
+        'to_seconds': 1,
+        'answer': 'Walk',
+        'best': [('Walk', 1.0), ('Run', 0.0)],
+    },
+    {
+        'from_seconds': 1,
+        'to_seconds': 2,
+        'answer': 'Run',
+        'best': [('Run', 0.25), ('Walk', 0.2)],
+    },
 ]
 
 

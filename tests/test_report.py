@@ -51,7 +51,7 @@ def test_report_is_one_file(html):
     assert 'predicted class <b>Jump &lt;b&gt;</b>, 3 clips' in text
     for word in ('runs/other', '--max_steps', 'Most confused', 'McNemar', 'abc', 'f00'):
         assert word in text, word
-    assert len(images) == 2
+    assert len(images) == 3
     for image in images:
         data = np.frombuffer(base64.b64decode(image), np.uint8)
         assert cv2.imdecode(data, cv2.IMREAD_COLOR) is not None

@@ -73,6 +73,46 @@ def test_middle_start(num_frames, span, expected):
     assert sampling.middle_start(num_frames, span) == expected
 
 
+@pytest.mark.parametrize('num_frames, span', [(1, 1), (3, 11), (40, 1), (300, 11)])
+def test_a_view_has_a_start_in_each_of_equal_segments(num_frames, span):
+    count = min(num_frames, 12)
+    places = sampling.num_starts(num_frames, span)
+    seen = []
+    for view in range(1, 200):
+        starts = sampling.view_starts(num_frames, span, 12, view, 'A/x', 7)
+        assert starts.dtype == np.int64 and len(starts) == count
+        segments = np.arange(count) * places / count
+        assert (starts >= np.floor(segments)).all()
+        assert (starts <= np.ceil(segments + places / count)).all()
+        assert starts.max() < places
+        seen.append(starts)
+    # every place of every segment is drawn
+    assert set(np.concatenate(seen)) == set(range(places))
+
+
+def test_a_view_follows_from_seed_clip_and_view():
+    def starts(view, clip, seed):
+        return sampling.view_starts(300, 1, 12, view, clip, seed).tolist()
+
+    assert starts(1, 'A/x', 7) == starts(1, 'A/x', 7)
+    others = [starts(2, 'A/x', 7), starts(1, 'A/y', 7), starts(1, 'A/x', 8)]
+    assert starts(1, 'A/x', 7) not in others
+    even = sampling.segment_starts(300, 1, 12).tolist()
+    assert starts(0, 'A/x', 7) == starts(sampling.MIRROR, 'A/x', 7) == even
+    # the same moments in every stream, to the frames that a stack takes more
+    frames, stacks = (sampling.view_starts(300, n, 12, 1, 'A/x', 7) for n in (1, 11))
+    assert (abs(frames - stacks) <= 11).all()
+
+
+def test_views_of_a_step_are_drawn_evenly():
+    drawn = [sampling.random_views(50, 4, 3, step) for step in range(100)]
+    np.testing.assert_array_equal(drawn[7], sampling.random_views(50, 4, 3, 7))
+    assert not np.array_equal(drawn[7], drawn[8])
+    counts = np.bincount(np.concatenate(drawn))
+    assert len(counts) == 4 and counts.min() > 1150
+    assert not sampling.random_views(50, 1, 3, 7).any()
+
+
 def numbered(count, rate=1):
     return ((n / rate, n) for n in range(count))
 

@@ -19,6 +19,7 @@ import train
 from data import augmentation
 from data import clips
 from data.synthetic import draw
+from results import calibration
 from results import runs
 from weights import checkpoints
 from weights import dump
@@ -292,6 +293,45 @@ def test_validation_keeps_the_best(late):
     accuracies = [line['validation_accuracy'] for line in lines]
     _, step = checkpoints.latest(train_dir / 'best')
     assert step == lines[int(np.argmax(accuracies))]['step']
+
+
+def test_a_temperature_is_fitted_for_each_checkpoint_and_only_once(late, run_train):
+    train_dir, words, out = late
+    lines = [x for x in training.log_of(train_dir) if 'validation_accuracy' in x]
+    right = lines[-1]['validation_accuracy']
+    assert right in (0, 1)  # of the one held-out clip
+    for name in ('last', 'best', 'searched'):
+        folder = train_dir / ('' if name == 'last' else name)
+        checkpoint, step = checkpoints.latest(folder)
+        temperature = calibration.read(checkpoint)
+        assert f'temperature of {name}: {temperature:.2f}' in out
+        if step == lines[-1]['step'] and name == 'last':
+            # what is right can only be too uncertain, what is wrong too certain
+            assert (temperature < 0.1) if right else (temperature > 1)
+    before = (train_dir / 'temperature.json').read_bytes()
+    out, _ = run_train(train_dir, *words)
+    assert 'temperature' not in out
+    assert (train_dir / 'temperature.json').read_bytes() == before
+
+
+def test_views_of_train_clips_are_used(undisturbed, run_train, data_dir, tmp_path):
+    words = [*training.weights_of(undisturbed[0]), *LATE[:1], '--num_segments=6']
+    words += ['--lstm_units=7,5', '--batch_size=3', '--max_steps=6', '--log_every=1']
+    for views in (1, 3):
+        run_train(tmp_path / f'{views}', *words, f'--feature_views={views}')
+    run = training.read_json(tmp_path / '3')
+    for cnn in run['cnns'].values():
+        folders = [data_dir / 'features' / name for name in cnn['features']]
+        assert len(folders) == 3
+        for view, folder in enumerate(folders):
+            clips_of = {f'{p.parent.name}/{p.stem}' for p in folder.rglob('*.npy')}
+            every_clip = clips.read_index(str(data_dir))
+            assert clips_of == set(run['train_clips'] if view else every_clip)
+    losses = [
+        [line['loss'] for line in training.log_of(tmp_path / f'{views}')]
+        for views in (1, 3)
+    ]
+    assert losses[0] != losses[1]
 
 
 def test_the_combination_is_searched_once_after_training(late, run_train):

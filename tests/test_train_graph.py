@@ -1,5 +1,7 @@
 """What train.py builds of its flags: the update, what is trained, late fusion."""
 
+import types
+
 import hybrids
 import narrow
 import numpy as np
@@ -8,6 +10,7 @@ import tensorflow.compat.v1 as tf
 
 import model
 import train
+from data import augmentation
 
 FLAGS = {
     'stage': 'hybrid',
@@ -182,3 +185,34 @@ def test_searched_weights_are_the_best_of_the_branches(graph, capsys):
     shares = dict(zip(model.all_branches(), np.exp(scores), strict=True))
     assert shares['fusion'] > 0.99
     assert 'searched on held-out groups' in capsys.readouterr().out
+
+
+def test_the_first_random_layer_gives_outputs_of_mean_square_1(graph, monkeypatch):
+    """Above layers of a dump whose outputs are in the hundreds."""
+    narrow.patch(monkeypatch)
+    inputs, _, end_points = model.classifier('spatial', hybrids.architecture())
+    built = types.SimpleNamespace(inputs=inputs, end_points=end_points)
+    random = np.random.default_rng(0)
+    size = [4, hybrids.SIZE, hybrids.SIZE, 3]
+    images = {'images': random.integers(0, 256, size).astype(np.uint8)}
+    batch = {**images, **augmentation.whole_images(4)}
+    scope = model.STREAMS['spatial'].scope
+    of_dump = [f'{scope}/{layer}/weights' for layer in ('conv1_1', 'conv1_2')]
+
+    def square(session, layer):
+        outputs = session.run(end_points[layer], train.feed_of(built, batch))
+        return np.square(outputs).mean()
+
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        before = hybrids.values_of(session)
+        model.set_variable(session, of_dump[0], 300 * before[of_dump[0]])
+        assert square(session, 'conv2_1') > 1000
+        train.normalize_first_random(session, 'spatial', built, of_dump, lambda: batch)
+        np.testing.assert_allclose(square(session, 'conv2_1'), 1, rtol=1e-4)
+        after = hybrids.values_of(session)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    first = f'{scope}/conv2_1/weights'
+    assert changed == {of_dump[0], first}
+    ratios = after[first] / before[first]
+    np.testing.assert_allclose(ratios, ratios.ravel()[0], rtol=1e-4)
