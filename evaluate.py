@@ -30,10 +30,8 @@ with command_line.tensorflow_in_silence():
 import model
 from data import clips
 from data import features
-from data import sampling
 from data import splits
 from results import calibration
-from results import extraction
 from results import figures
 from results import inference
 from results import lineage
@@ -297,21 +295,10 @@ def evaluate(
         other: report.read_other(other, examples, names) for other in protocol.compare
     }
 
-    mirrors = {}
-    if flags['stage'] == 'hybrid' and protocol.test_views == 'mirror':
-        mirrors = cache_mirrors(run, data_dir, rows, workers)
 
     begun = time.perf_counter()
     probabilities = scoring.score(
-        run,
-        checkpoint,
-        data_dir,
-        examples,
-        rows,
-        protocol,
-        batch_size,
-        workers,
-        mirrors,
+        run, checkpoint, data_dir, examples, rows, protocol, batch_size, workers
     )
     seconds = time.perf_counter() - begun
     temperature = calibration.read(checkpoint)
@@ -339,18 +326,6 @@ def evaluate(
         f'predictions{ending}.csv, confusion{ending}.png'
     )
     return result
-
-
-def cache_mirrors(run, data_dir, rows, workers):
-    """Fills the feature cache with the mirror images of clips; returns the CNNs as
-    run.json has them, with the folders of these features."""
-    places = {f'{s}_weights': cnn['weights'] for s, cnn in run['cnns'].items()}
-    flags = {**run['flags'], **places, 'data_dir': data_dir, 'workers': workers}
-    size, wanted = run['preprocessing']['size'], {sampling.MIRROR: list(rows)}
-    return {
-        stream: extraction.cache_features(flags, stream, rows, size, wanted)
-        for stream in run['cnns']
-    }
 
 
 def measured(probabilities, examples, class_names, others, temperature, protocol):

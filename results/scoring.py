@@ -16,6 +16,7 @@ from data import augmentation
 from data import features
 from data import feeds
 from data import sampling
+from results import extraction
 from results import inference
 from results import runs
 
@@ -139,9 +140,19 @@ def score_hybrid(session, graph, batches, crops, branches, head, mirror=False):
             yield {name: value[place] for name, value in values.items()}
 
 
-def score(
-    run, checkpoint, data_dir, examples, rows, protocol, batch_size, workers, mirrors=()
-):
+def cache_mirrors(run, data_dir, rows, workers):
+    """Fills the feature cache with the mirror images of clips; returns the CNNs as
+    run.json has them, with the folders of these features."""
+    places = {f'{s}_weights': cnn['weights'] for s, cnn in run['cnns'].items()}
+    flags = {**run['flags'], **places, 'data_dir': data_dir, 'workers': workers}
+    size, wanted = run['preprocessing']['size'], {sampling.MIRROR: list(rows)}
+    return {
+        stream: extraction.cache_features(flags, stream, rows, size, wanted)
+        for stream in run['cnns']
+    }
+
+
+def score(run, checkpoint, data_dir, examples, rows, protocol, batch_size, workers):
     """Restores the run and scores clips.
 
     Args:
@@ -153,8 +164,6 @@ def score(
       protocol: Protocol, with its test_segments.
       batch_size: clips at a time.
       workers: threads that read clips.
-      mirrors: of a hybrid that is scored with mirror images, the CNNs as run.json has
-        them, with the cached features of these.
 
     Returns:
       dict name -> float [N, C] probabilities, N the number of examples.
@@ -165,7 +174,11 @@ def score(
     flags, cnns = run['flags'], run['cnns']
     alone = flags['stage'] in model.STREAMS
     if flags['stage'] == 'hybrid':
-        folders = [features.folders(data_dir, of) for of in (cnns, mirrors) if of]
+        views = [cnns]
+        if protocol.test_views == 'mirror':
+            of_clips = {example.clip: rows[example.clip] for example in examples}
+            views.append(cache_mirrors(run, data_dir, of_clips, workers))
+        folders = [features.folders(data_dir, of_view) for of_view in views]
         readers = [features.reader(of_view) for of_view in folders]
     else:
         streams = {stream: model.STREAMS[stream] for stream in cnns}
