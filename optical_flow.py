@@ -81,7 +81,7 @@ def define_flags():
 
 
 def resize(frame, size):
-    """A frame squeezed to uint8 [size, size, 3], as the networks see it."""
+    """A frame resized to uint8 [size, size, 3], whatever its shape was."""
     shrinks = max(frame.shape[:2]) >= RESIZING['at_factor'] * size
     method = getattr(cv2, RESIZING['from_there' if shrinks else 'below'])
     return cv2.resize(frame, (size, size), interpolation=method)

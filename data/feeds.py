@@ -21,7 +21,7 @@ from data import sampling
 class Request(NamedTuple):
     """What one batch is made of."""
 
-    clips: list  # (row of clips.csv, first frame of the input, view, or None)
+    clips: list  # (row of clips.csv, first frame of the input or view; None: the usual)
     feed: dict  # the other inputs of the graph by name
 
 
@@ -63,10 +63,11 @@ def training_requests(
         else:
             places = batches.positions(step, batch_size, len(examples), seed)
         chosen = [rows[examples[place].clip] for place in places]
-        which = sampling.random_views(batch_size, num_views, seed, step)
         if span:
             frames = [row['frames'] for row in chosen]
             which = sampling.random_starts(frames, span, seed, step)
+        else:
+            which = sampling.random_views(batch_size, num_views, seed, step)
         feed = {
             'labels': labels[places],
             'keep_prob': keep_prob,

@@ -60,7 +60,7 @@ def define_flags():
     flags.DEFINE_string('evaluate_flags', '', 'For evaluate.py.')
     flags.DEFINE_string('work', 'runs/real', 'Folder to work in.')
     flags.DEFINE_string('results', 'tests/bench/results', 'Where predictions go.')
-    flags.DEFINE_bool('count', False, 'Write the tables of --results again, no more.')
+    flags.DEFINE_bool('count', False, 'Only write the tables of --results again.')
 
 
 # -- one run --------------------------------------------------------------------------

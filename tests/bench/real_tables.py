@@ -314,7 +314,7 @@ def lines_of(table):
     if pairs_of(spec):
         lines += [
             '',
-            '| against | points | 95 %, groups | right alone | McNemar p |',
+            '| against | points | 95 %, groups | only one correct | McNemar p |',
             '|---|---|---|---|---|',
         ]
     for row, other in pairs_of(spec):
