@@ -632,12 +632,12 @@ class Proximal(NamedTuple):
     l2: float
 
 
-def training(loss, variables, optimizer, clip_norm, proximal):
+def training(parts, variables, optimizer, clip_norm, proximal):
     """One update of every variable, all from the same gradients: the proximal step for
     the fusion weights W_E, the optimizer for the rest.
 
     Args:
-      loss: float32 [].
+      parts: dict of loss_parts; all of it is computed before the update.
       variables: what is trained.
       optimizer: tf.train.Optimizer.
       clip_norm: largest global norm of the gradients, 0 for no limit.
@@ -648,8 +648,9 @@ def training(loss, variables, optimizer, clip_norm, proximal):
     """
     fusion = [v for v in variables if v.op.name == FUSION_WEIGHTS]
     others = [v for v in variables if v.op.name != FUSION_WEIGHTS]
-    gradients = clipped_gradients(loss, others + fusion, clip_norm)
-    updates = [optimizer.apply_gradients(zip(gradients, others, strict=False))]
-    for weights, gradient in zip(fusion, gradients[len(others) :], strict=True):
-        updates.append(weights.assign(proximal_step(weights, gradient, *proximal)))
-    return tf.group(*updates)
+    gradients = clipped_gradients(parts['loss'], others + fusion, clip_norm)
+    with tf.control_dependencies(list(parts.values())):
+        updates = [optimizer.apply_gradients(zip(gradients, others, strict=False))]
+        for weights, gradient in zip(fusion, gradients[len(others) :], strict=True):
+            updates.append(weights.assign(proximal_step(weights, gradient, *proximal)))
+        return tf.group(*updates)

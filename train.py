@@ -433,9 +433,7 @@ def build(flags, architecture, widths):
         )
         finite = [tf.reduce_all(tf.math.is_finite(v)) for v in variables]
         finite = tf.reduce_all(finite)
-    # what is logged is read before the update
-    read_first = tf.control_dependencies(list(parts.values()))
-    with tf.name_scope('train'), read_first:
+    with tf.name_scope('train'):
         rate = tf.placeholder(tf.float32, [], 'learning_rate')
         optimizer = {
             'momentum': lambda: tf.train.MomentumOptimizer(rate, 0.9),
@@ -448,7 +446,7 @@ def build(flags, architecture, widths):
             flags['fusion_l2'],
         )
         train_op = model.training(
-            parts['loss'], variables, optimizer, flags['clip_norm'], proximal
+            parts, variables, optimizer, flags['clip_norm'], proximal
         )
     branches = {}
     if flags['search_combination']:
@@ -566,7 +564,7 @@ def normalize_first_random(session, stage, graph, loaded, first_batch):
     network are in the hundreds: without it the first losses are as large.
     """
     variables = {variable.op.name: variable for variable in tf.global_variables()}
-    for layer in model.STREAMS[stage].layers:
+    for layer in model.STREAMS[stage].layers[:-1]:  # fc8 is new for any new classes
         name = f'{model.STREAMS[stage].scope}/{layer}/weights'
         if name in loaded:
             continue

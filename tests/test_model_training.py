@@ -175,7 +175,7 @@ def test_fusion_weights_take_the_proximal_step_and_nothing_else(
         'adam': lambda: tf.train.AdamOptimizer(0.02),
     }[optimizer]()
     train_op = model.training(
-        parts['loss'], variables, optimizer_of, clip_norm, proximal_of(0.01)
+        parts, variables, optimizer_of, clip_norm, proximal_of(0.01)
     )
     slots = [v.op.name for v in tf.global_variables() if v not in variables]
     assert not [name for name in slots if model.FUSION_WEIGHTS in name]
@@ -214,7 +214,7 @@ def test_fusion_branch_is_alive_at_the_start_and_learns(graph):
     parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
     train_op = model.training(
-        parts['loss'], variables, optimizer, 0.0, proximal_of(0.05)
+        parts, variables, optimizer, 0.0, proximal_of(0.05)
     )
     features = {
         s: np.abs(x) for s, x in hybrids.some_features().items()
@@ -241,7 +241,7 @@ def test_switched_off_fusion_units_are_counted_before_the_step(graph):
     parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
     train_op = model.training(
-        parts['loss'], variables, optimizer, 0.0, proximal_of(0.05, l21=1e6)
+        parts, variables, optimizer, 0.0, proximal_of(0.05, l21=1e6)
     )
     with tf.Session() as session:
         hybrids.start(session)
