@@ -63,6 +63,8 @@ bench: demo
 	$(PY) -m tests.bench.bench_weights
 	$(PY) -m tests.bench.bench_vgg
 	$(PY) -m tests.bench.bench_training
+	$(PY) -m tests.bench.bench_torch
+	$(PY) -m tests.bench.bench_growth
 	$(PY) -m tests.bench.bench_evaluate --train_dir=$(DEMO_RUNS)/full \
 		--video=$(DEMO_DATA)/videos
 

@@ -147,7 +147,7 @@ def store_features(data_dir, rows, steps, width=4096):
             clip, values = row['clip'], random.rand(steps, width).astype(np.float32)
             stamp = features.stamp(data_dir, clip)
             features.write(folder / f'{clip}.npy', clip, values, stamp)
-        cnns[stream] = {'features': folder.name, 'width': width}
+        cnns[stream] = {'features': [folder.name], 'width': width}
     return cnns
 
 
