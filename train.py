@@ -445,9 +445,8 @@ def build(flags, architecture, widths):
             flags['fusion_l21'],
             flags['fusion_l2'],
         )
-        train_op = model.training(
-            parts, variables, optimizer, flags['clip_norm'], proximal
-        )
+        update = model.Update(optimizer, flags['clip_norm'], proximal)
+        train_op = model.training(parts, variables, update)
     branches = {}
     if flags['search_combination']:
         with tf.name_scope('validation'):

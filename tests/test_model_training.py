@@ -49,7 +49,7 @@ def test_gradients_are_clipped_together(graph):
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         for limit, scale in ((6.5, 0.5), (26.0, 1.0), (0.0, 1.0)):
-            got = session.run(model.clipped_gradients(loss, [w, v], limit))
+            got = session.run(model.clipped(tf.gradients(loss, [w, v]), limit))
             np.testing.assert_allclose(got[0], np.array([3, 4]) * scale, rtol=1e-6)
             np.testing.assert_allclose(got[1], [12 * scale], rtol=1e-6)
 
@@ -174,9 +174,8 @@ def test_fusion_weights_take_the_proximal_step_and_nothing_else(
         'momentum': lambda: tf.train.MomentumOptimizer(0.02, 0.9),
         'adam': lambda: tf.train.AdamOptimizer(0.02),
     }[optimizer]()
-    train_op = model.training(
-        parts, variables, optimizer_of, clip_norm, proximal_of(0.01)
-    )
+    update = model.Update(optimizer_of, clip_norm, proximal_of(0.01))
+    train_op = model.training(parts, variables, update)
     slots = [v.op.name for v in tf.global_variables() if v not in variables]
     assert not [name for name in slots if model.FUSION_WEIGHTS in name]
     assert [name for name in slots if 'softmax/weights/' in name]
@@ -213,9 +212,8 @@ def test_fusion_branch_is_alive_at_the_start_and_learns(graph):
     variables = tf.trainable_variables()
     parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
-    train_op = model.training(
-        parts, variables, optimizer, 0.0, proximal_of(0.05)
-    )
+    update = model.Update(optimizer, 0.0, proximal_of(0.05))
+    train_op = model.training(parts, variables, update)
     features = {
         s: np.abs(x) for s, x in hybrids.some_features().items()
     }  # as after ReLU
@@ -240,9 +238,8 @@ def test_switched_off_fusion_units_are_counted_before_the_step(graph):
     variables = tf.trainable_variables()
     parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
-    train_op = model.training(
-        parts, variables, optimizer, 0.0, proximal_of(0.05, l21=1e6)
-    )
+    update = model.Update(optimizer, 0.0, proximal_of(0.05, l21=1e6))
+    train_op = model.training(parts, variables, update)
     with tf.Session() as session:
         hybrids.start(session)
         feed = hybrid.feed(hybrids.some_features())
