@@ -25,6 +25,7 @@ FLAGS = {
     'fusion_l2': 0.03,
     'search_combination': False,
     'combination': [],
+    'histograms': False,
 }
 WIDTHS = {'spatial': hybrids.D, 'motion': hybrids.D}
 
