@@ -652,6 +652,10 @@ class Update(tf.train.Optimizer):
         super().__init__(use_locking=False, name='update')
         self._optimizer, self._clip_norm = optimizer, clip_norm
         self._proximal = proximal
+        # the optimizer's own variables are named by the scope, and whoever calls
+        # apply_gradients may be in another one
+        scope = tf.get_default_graph().get_name_scope()
+        self._scope = f'{scope}/' if scope else ''
 
     def apply_gradients(self, grads_and_vars, global_step=None, name=None):
         """The op that updates the variables, and then counts global_step if given."""
@@ -662,7 +666,8 @@ class Update(tf.train.Optimizer):
         gradients, variables = zip(*trained, strict=True)
         trained = list(zip(clipped(gradients, self._clip_norm), variables, strict=True))
         others = [(g, v) for g, v in trained if v.op.name != FUSION_WEIGHTS]
-        updates = [self._optimizer.apply_gradients(others)]
+        with tf.name_scope(self._scope):
+            updates = [self._optimizer.apply_gradients(others)]
         assigned = [(v, g) for g, v in pairs if not v.trainable]
         for gradient, weights in trained[len(others) :]:
             with tf.device(weights.device):  # which may be a parameter server
@@ -691,6 +696,8 @@ def training(parts, variables, update, global_step=None, logged=()):
       The train op.
     """
     gradients = tf.gradients(parts['loss'], variables)
-    pairs = [*zip(gradients, variables, strict=True), *logged]
+    # the gradients wait for the rest, not the update, which may be another process's
     with tf.control_dependencies(list(parts.values())):
-        return update.apply_gradients(pairs, global_step)
+        gradients = [tf.identity(gradient) for gradient in gradients]
+    pairs = [*zip(gradients, variables, strict=True), *logged]
+    return update.apply_gradients(pairs, global_step)

@@ -371,6 +371,13 @@ def training(cluster, shared, parts, variables, update):
     logged = [(values, shared.logged)]
     train_op = model.training(parts, variables, sync, shared.turn, logged)
     leftovers = [leftover(variable) for variable in (*variables, shared.logged)]
+    # as it is, but it does not close the queue of tokens, which the next chief needs
+    runner = sync.get_chief_queue_runner()
+    runner = tf.train.QueueRunner(
+        *(runner.queue, runner.enqueue_ops, tf.no_op(), tf.no_op()),
+        queue_closed_exception_types=(tf.errors.CancelledError,),
+    )
+    sync.get_chief_queue_runner = lambda: runner
     return train_op, Training(shared, sync, leftovers)
 
 
@@ -398,9 +405,8 @@ def monitored(cluster, target, taking):
     by its number instead.
     """
     chief = cluster.task == 0
-    ready = tf.report_uninitialized_variables([taking.shared.open])
-    if chief:  # it opens when all else is ready
-        ready = tf.report_uninitialized_variables([taking.shared.turn])
+    last = taking.shared.turn if chief else taking.shared.open  # to get a value
+    ready = tf.report_uninitialized_variables([last])
     hooks = [taking.sync.make_session_run_hook(chief)] if taking.sync else []
     return tf.train.MonitoredTrainingSession(
         target,
@@ -408,6 +414,7 @@ def monitored(cluster, target, taking):
         scaffold=tf.train.Scaffold(init_op=tf.no_op(), ready_op=ready),
         hooks=hooks,
         config=config(cluster),
+        stop_grace_period_secs=1,  # the thread that updates waits for gradients
         save_checkpoint_steps=None,
         save_checkpoint_secs=None,
         save_summaries_steps=None,
