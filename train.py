@@ -533,7 +533,7 @@ class Savers(NamedTuple):
     searched: tf.train.Saver
 
 
-def start(session, flags, cnns, graph, examples, first_batch):
+def start(session, flags, cnns, graph, examples, first_batches):
     """Fills the graph's variables: from the run's last checkpoint, or for a first step.
 
     Args:
@@ -542,7 +542,7 @@ def start(session, flags, cnns, graph, examples, first_batch):
       cnns: the CNNs as run.json keeps them.
       graph: Graph.
       examples: what is trained on.
-      first_batch: function that reads the batch of the first step.
+      first_batches: function that reads the batch of the first step, in parts.
 
     Returns:
       (Savers, step to continue at).
@@ -565,9 +565,9 @@ def start(session, flags, cnns, graph, examples, first_batch):
     elif flags['hybrid_weights']:
         loaded |= load_hybrid(session, flags['hybrid_weights'])
     elif stage == 'joint':
-        model.set_scales(session, first_scales(session, graph, first_batch()))
+        model.set_scales(session, first_scales(session, graph, first_batches()))
     elif dumps:
-        normalize_first_random(session, stage, graph, loaded, first_batch)
+        normalize_first_random(session, stage, graph, loaded, first_batches)
     if flags['combination']:
         given = dict(zip(flags['branches'], flags['combination'], strict=True))
         set_combination(session, given)
@@ -600,7 +600,7 @@ def load_hybrid(session, train_dir):
     return set(names)
 
 
-def normalize_first_random(session, stage, graph, loaded, first_batch):
+def normalize_first_random(session, stage, graph, loaded, first_batches):
     """Scales the first layer of a CNN that is not in its dump so that the mean square
     of its outputs on the first batch is 1, as Mishkin and Matas do (ICLR 2016).
 
@@ -612,22 +612,26 @@ def normalize_first_random(session, stage, graph, loaded, first_batch):
         name = f'{model.STREAMS[stage].scope}/{layer}/weights'
         if name in loaded:
             continue
-        wanted = [graph.end_points[layer], variables[name]]
-        outputs, weights = session.run(wanted, feed_of(graph, first_batch()))
+        (outputs,) = run_all(session, graph, first_batches(), [graph.end_points[layer]])
+        weights = session.run(variables[name])
         size = np.sqrt(np.square(outputs, dtype=np.float64).mean())
         model.set_variable(session, name, np.float32(weights / max(size, 1e-6)))
         return
 
 
-def first_scales(session, graph, batch):
-    """Each stream's standard deviation of fc6 over the first batch."""
+def first_scales(session, graph, batches):
+    """Each stream's standard deviation of fc6 over the first batch, given in parts."""
     streams = [stream for stream in model.STREAMS if stream in graph.inputs]
-    fc6 = session.run(
-        {s: graph.end_points[f'{s}/fc6'] for s in streams}, feed_of(graph, batch)
-    )
-    steps, lengths = batch[streams[0]].shape[1], np.asarray(batch['lengths'])
-    valid = np.arange(steps) < lengths[:, np.newaxis]  # [B, T], False in the padding
-    scales = {s: float(values[valid.ravel()].std()) for s, values in fc6.items()}
+    found = {stream: [] for stream in streams}
+    for batch in batches:
+        fc6 = session.run(
+            {s: graph.end_points[f'{s}/fc6'] for s in streams}, feed_of(graph, batch)
+        )
+        steps, lengths = batch[streams[0]].shape[1], np.asarray(batch['lengths'])
+        valid = np.arange(steps) < lengths[:, np.newaxis]  # [B, T], False in padding
+        for stream, values in fc6.items():
+            found[stream].append(values[valid.ravel()])
+    scales = {s: float(np.concatenate(parts).std()) for s, parts in found.items()}
     features.check_scales(scales)
     return scales
 
@@ -803,7 +807,8 @@ def inputs_of_stage(flags, cnns, data, part=0, parts=1):
       part, parts: which part of each batch this process takes.
 
     Returns:
-      (function range of steps -> iterator of their batches, Validation or None).
+      (function range of steps -> iterator of this process's part of their batches, and
+      with a second argument of another part; Validation or None).
     """
     stage, data_dir, length = flags['stage'], flags['data_dir'], flags['stack_length']
     batch_size, span = flags['batch_size'], None
@@ -828,8 +833,8 @@ def inputs_of_stage(flags, cnns, data, part=0, parts=1):
         flags['feature_views'] if stage == 'hybrid' else 1,
     )
 
-    def part_of(step):
-        return feeds.part_of(request_of(step), part, parts)
+    def batches(steps, part=part):
+        return read(feeds.part_of(request_of(step), part, parts) for step in steps)
 
     def read(requests):
         return feeds.read(requests, read_clip, flags['workers'], flags['read_ahead'])
@@ -841,7 +846,7 @@ def inputs_of_stage(flags, cnns, data, part=0, parts=1):
         labels = np.array([example.label for example in data.held_out])
         names = data.split.class_names
         validation = Validation(labels, functools.partial(read, whole), names)
-    return lambda steps: read(map(part_of, steps)), validation
+    return batches, validation
 
 
 def main(values):
@@ -903,7 +908,8 @@ def lead(flags, data, run, cluster=None, target=''):
             if cluster:
                 clusters.close(session, graph.taking.shared)
             savers, first = start(
-                session, flags, cnns, graph, data.train, lambda: next(batches([0]))
+                *(session, flags, cnns, graph, data.train),
+                lambda: [next(batches([0], n)) for n in range(part[1])],
             )
             run_step = one_process(session, graph)
             steps = range(first, total)
