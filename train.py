@@ -385,9 +385,11 @@ def find_cnns(flags, data):
     streams = runs.streams(flags['stage'], flags['branches'])
     if flags['stage'] not in ('features', 'hybrid'):
         return {stream: find_cnn(flags, stream) for stream in streams}
-    part, parts = videos.shard_of_task(
-        flags['shard'], flags['worker_hosts'], flags['task_index']
-    )
+    part, parts = 0, 1
+    if flags['stage'] == 'features':
+        part, parts = videos.shard_of_task(
+            flags['shard'], flags['worker_hosts'], flags['task_index']
+        )
     rows = {c: r for c, r in data.rows.items() if videos.in_shard(c, part, parts)}
     trained_on = [example.clip for example in data.train if example.clip in rows]
     wanted = {view: trained_on for view in range(flags['feature_views'])}

@@ -169,7 +169,6 @@ FLAGS = {  # that `train.build` and `train.start` read
     'train_layers': 'all',
     'search_combination': False,
     'combination': [],
-    'histograms': False,
     'weight_decay': 0.0,
     'optimizer': 'adam',
     'learning_rate': 1e-4,
