@@ -1,10 +1,12 @@
 """Several processes train as one does; what is refused, and what a kill costs."""
 
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import tasks
 import training
 
+import model
 from results import cluster as clusters
 
 FLAGS = {
@@ -94,6 +97,73 @@ def test_an_unknown_host_is_said(refused):
         lambda: clusters.start_server(cluster),
         f'{unknown} of --ps_hosts and --worker_hosts: the host is not known here',
     )
+
+
+# -- README ----------------------------------------------------------------------------
+
+
+def block_after(words):
+    """The indented lines that follow the paragraph with these words in README.md."""
+    text = (training.ROOT / 'README.md').read_text(encoding='utf-8')
+    lines = text.partition(words)[2].splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith('    '))
+    lines = lines[first:]
+    last = next(n for n, line in enumerate(lines) if line and line[0] != ' ')
+    return textwrap.dedent('\n'.join(lines[:last]))
+
+
+def slurm_task(task, folder):
+    """The script under `srun`, as one of its three tasks, on hosts n0, n1, n2."""
+    (folder / 'job').write_text(block_after('**Slurm.**'))
+    return ['bash', folder / 'job'], {'SLURM_PROCID': str(task)}
+
+
+def kubernetes_task(task, folder):
+    """The container's command at an index of the job."""
+    text = block_after('**Kubernetes.**').partition('- |\n')[2]
+    lines = text.splitlines()
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    own = itertools.takewhile(lambda line: line.startswith(' ' * indent), lines)
+    (folder / 'job').write_text('\n'.join(line[indent:] for line in own))
+    return ['bash', folder / 'job'], {'JOB_COMPLETION_INDEX': str(task)}
+
+
+@pytest.mark.parametrize(
+    'task_of, ps, workers',
+    [
+        (slurm_task, 'n0:2222', 'n1:2222,n2:2222'),
+        (
+            kubernetes_task,
+            'train-0.train:2222',
+            'train-1.train:2222,train-2.train:2222',
+        ),
+    ],
+)
+def test_the_commands_give_each_task_its_place(task_of, ps, workers, tmp_path):
+    """With programs in the place of Slurm's and of train.py that show their words."""
+    for name, does in (
+        ('scontrol', 'printf "n%s\\n" 0 1 2'),
+        ('srun', 'shift; exec "$@"'),
+        ('python', 'printf "%s\\n" "$@"'),
+    ):
+        (tmp_path / name).write_text(f'#!/bin/bash\n{does}\n')
+        (tmp_path / name).chmod(0o755)
+    path = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_NODELIST': 'n[0-2]'}
+    places = ([0, 'ps', 0], [1, 'worker', 0], [2, 'worker', 1])
+    for number, job, task in places:
+        command, environment = task_of(number, tmp_path)
+        found = subprocess.run(
+            command, env={**path, **environment}, capture_output=True, text=True
+        )
+        assert found.returncode == 0, found.stderr
+        words = found.stdout.split()
+        assert words[0] == 'train.py' and '--stage=motion' in words
+        assert words[-4:] == [
+            f'--ps_hosts={ps}',
+            f'--worker_hosts={workers}',
+            f'--job_name={job}',
+            f'--task_index={task}',
+        ]
 
 
 # -- the run of the chief --------------------------------------------------------------
@@ -208,12 +278,17 @@ def assert_close(run, other, loss, weights):
         ('motion', ['--keep_prob=1', '--balanced']),
         ('spatial', ['--train_layers=fc']),
         ('joint', []),
+        (
+            'joint',  # from dumps and a checkpoint
+            [f'--{start}_weights=HYBRID' for start in (*model.STREAMS, 'hybrid')],
+        ),
     ],
 )
 def test_two_workers_are_one_process_with_their_batch(
-    stage, more, data_dir, run_narrow, tmp_path
+    stage, more, data_dir, undisturbed, run_narrow, tmp_path
 ):
-    more = [*more, '--max_steps=20', '--checkpoint_every=10']
+    more = [word.replace('=HYBRID', f'={undisturbed[0]}') for word in more]
+    more += ['--max_steps=20', '--checkpoint_every=10']
     one, two = tmp_path / 'one', tmp_path / 'two'
     places = [f'--data_dir={data_dir}', f'--train_dir={one}']
     run_narrow('train.py', *places, *words_of(stage, 4, *more))
