@@ -698,6 +698,6 @@ def training(parts, variables, update, global_step=None, logged=()):
     gradients = tf.gradients(parts['loss'], variables)
     # the gradients wait for the rest, not the update, which may be another process's
     with tf.control_dependencies(list(parts.values())):
-        gradients = [tf.identity(gradient) for gradient in gradients]
+        gradients = [g if g is None else tf.identity(g) for g in gradients]
     pairs = [*zip(gradients, variables, strict=True), *logged]
     return update.apply_gradients(pairs, global_step)

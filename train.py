@@ -856,6 +856,8 @@ def main(values):
     tf.logging.set_verbosity(tf.logging.ERROR)
     flags = flags_of_run(values)
     stage, cluster = flags['stage'], clusters.of_flags(flags)
+    if cluster:  # where the others are gone it says more than the error that it raises
+        tf.logging.set_verbosity(tf.logging.FATAL)
     if cluster and cluster.job == 'ps':
         return 0 if stage == 'features' else clusters.serve(cluster)
     if stage != 'features':  # the batch of all workers is what makes the run

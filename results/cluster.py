@@ -509,6 +509,8 @@ def helping(cluster, target, graph, read, feed_of, total, stop):
     with tf.Session(target, config=config(cluster)) as session:
         print('waiting for worker 0', flush=True)
         while not session.run(shared.is_open):
+            if stop:
+                return 128 + stop[0]
             time.sleep(0.2)
     with monitored(cluster, target, graph.taking) as session:
         last_turn, next_step, batches = None, None, None
