@@ -920,7 +920,7 @@ def lead(flags, data, run, cluster=None, target=''):
             own_steps = steps
             if cluster:
                 run_step = stack.enter_context(
-                    clusters.leading(cluster, target, graph, session, first)
+                    clusters.leading(cluster, target, graph, session, first, STOP)
                 )
                 own_steps = clusters.own_steps(cluster, first, total)
             code = train(

@@ -229,6 +229,10 @@ def watching(cluster):
     try:
         yield
     except LOST as error:
+        # what tf.train.MonitoredTrainingSession says of one that is back and empty
+        empty = re.search('ready|closed', str(error))
+        if isinstance(error, RuntimeError) and not empty:
+            raise
         raise ValueError(lost(cluster, ', '.join(cluster.ps))) from error
     finally:
         ended.set()
@@ -433,7 +437,7 @@ def close(session, shared):
 
 
 @contextlib.contextmanager
-def leading(cluster, target, graph, session, first):
+def leading(cluster, target, graph, session, first, stop):
     """The chief's training, with what `train.train` calls for each step.
 
     Args:
@@ -442,6 +446,8 @@ def leading(cluster, target, graph, session, first):
       graph: train.Graph.
       session: plain session of it, in which the variables were filled.
       first: the training step they are at.
+      stop: list of the signals that asked to stop; at the second one the step is not
+        waited for, as another worker may be gone.
 
     Yields:
       Function (feed, step) -> (values of graph.parts by name, steps that are done).
@@ -460,6 +466,8 @@ def leading(cluster, target, graph, session, first):
             workers.run(sync.local_step_init_op)
         values, _ = workers.run([graph.parts, graph.train_op], feed)
         while (now := workers.run(shared.turn)) == before:
+            if len(stop) > 1:
+                raise KeyboardInterrupt
             time.sleep(PAUSE)
         done = int(now) + first - turn
         if sync:
@@ -470,10 +478,9 @@ def leading(cluster, target, graph, session, first):
                     'checkpoint'
                 )
             means = workers.run(shared.logged)
-            counts = {'fusion_units_off'}  # the same at every worker
-            values = {
-                name: np.int64(round(mean)) if name in counts else mean
-                for name, mean in zip(values, means, strict=True)
+            values = {  # a count of units is the same at every worker
+                name: np.rint(mean).astype(own.dtype) if own.dtype.kind == 'i' else mean
+                for (name, own), mean in zip(values.items(), means, strict=True)
             }
         return values, done
 

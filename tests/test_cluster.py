@@ -389,6 +389,25 @@ def test_a_worker_with_another_flag_is_refused_while_the_others_train(
 
 
 @pytest.mark.slow
+def test_a_second_signal_ends_a_chief_that_waits_for_a_worker(data_dir, tmp_path):
+    words = words_of('hybrid', 2, '--max_steps=1000', '--checkpoint_every=2')
+    with tasks.Tasks(data_dir, tmp_path / 'run', *words) as running:
+        running.wait_for_step(3)
+        running.kill('worker', 1)
+        chief = running.running['worker', 0]
+        chief.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            chief.wait(2)
+        chief.send_signal(signal.SIGTERM)
+        _, err = running.ended('worker', 0, 130, seconds=30)
+        assert 'stopped; the same command continues' in err
+        chief = running.start('worker', 0)
+        running.start('worker', 1)
+        time.sleep(1)
+        running.wait_for_step(training.arrays_of(tmp_path / 'run')[0] + 4)
+
+
+@pytest.mark.slow
 def test_asynchronous_workers_do_all_steps(data_dir, tmp_path):
     words = words_of('motion', 2, '--max_steps=20', '--async_replicas')
     with tasks.Tasks(data_dir, tmp_path / 'run', *words) as running:
