@@ -65,6 +65,7 @@ bench: demo
 	$(PY) -m tests.bench.bench_training
 	$(PY) -m tests.bench.bench_torch
 	$(PY) -m tests.bench.bench_growth
+	$(PY) -m tests.bench.bench_cluster --data_dir=$(DEMO_DATA)/preprocessed
 	$(PY) -m tests.bench.bench_evaluate --train_dir=$(DEMO_RUNS)/full \
 		--video=$(DEMO_DATA)/videos
 

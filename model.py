@@ -588,9 +588,8 @@ def weight_decay(variables):
     return tf.reduce_sum([tf.nn.l2_loss(v) for v in matrices])
 
 
-def clipped_gradients(loss, variables, clip_norm):
+def clipped(gradients, clip_norm):
     """Gradients, scaled down together where their global norm exceeds clip_norm."""
-    gradients = tf.gradients(loss, variables)
     if clip_norm > 0:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
     return gradients
@@ -632,25 +631,73 @@ class Proximal(NamedTuple):
     l2: float
 
 
-def training(parts, variables, optimizer, clip_norm, proximal):
-    """One update of every variable, all from the same gradients: the proximal step for
-    the fusion weights W_E, the optimizer for the rest.
+class Update(tf.train.Optimizer):
+    """One update of every variable, all from the same gradients, clipped together: the
+    proximal step for the fusion weights W_E, an optimizer for the rest.
+
+    It is an optimizer so that tf.train.SyncReplicasOptimizer can give it the mean of
+    several workers' gradients: clipping and the proximal step are not linear, so they
+    must see the mean. A variable that is not trained takes what comes for it as it is:
+    that is how the workers' mean loss is had.
+    """
+
+    def __init__(self, optimizer, clip_norm, proximal):
+        """Makes the update.
+
+        Args:
+          optimizer: tf.train.Optimizer.
+          clip_norm: largest global norm of the gradients, 0 for no limit.
+          proximal: Proximal.
+        """
+        super().__init__(use_locking=False, name='update')
+        self._optimizer, self._clip_norm = optimizer, clip_norm
+        self._proximal = proximal
+        # the optimizer's own variables are named by the scope, and whoever calls
+        # apply_gradients may be in another one
+        scope = tf.get_default_graph().get_name_scope()
+        self._scope = f'{scope}/' if scope else ''
+
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+        """The op that updates the variables, and then counts global_step if given."""
+        pairs = list(grads_and_vars)
+        trained = [(g, v) for g, v in pairs if v.trainable]
+        # W_E last: the order of a sum is part of its last bit
+        trained.sort(key=lambda pair: pair[1].op.name == FUSION_WEIGHTS)
+        gradients, variables = zip(*trained, strict=True)
+        trained = list(zip(clipped(gradients, self._clip_norm), variables, strict=True))
+        others = [(g, v) for g, v in trained if v.op.name != FUSION_WEIGHTS]
+        with tf.name_scope(self._scope):
+            updates = [self._optimizer.apply_gradients(others)]
+        assigned = [(v, g) for g, v in pairs if not v.trainable]
+        for gradient, weights in trained[len(others) :]:
+            with tf.device(weights.device):  # which may be a parameter server
+                stepped = proximal_step(weights, gradient, *self._proximal)
+            assigned.append((weights, stepped))
+        for variable, value in assigned:
+            with tf.device(variable.device):
+                updates.append(variable.assign(value))
+        if global_step is None:
+            return tf.group(*updates)
+        with tf.control_dependencies(updates), tf.device(global_step.device):
+            return global_step.assign_add(1).op
+
+
+def training(parts, variables, update, global_step=None, logged=()):
+    """The op of a training step.
 
     Args:
       parts: dict of loss_parts; all of it is computed before the update.
       variables: what is trained.
-      optimizer: tf.train.Optimizer.
-      clip_norm: largest global norm of the gradients, 0 for no limit.
-      proximal: Proximal.
+      update: Update, or an optimizer around one.
+      global_step: variable that counts the updates, where something needs it.
+      logged: pairs (value, variable not trained) that go the way of the gradients.
 
     Returns:
       The train op.
     """
-    fusion = [v for v in variables if v.op.name == FUSION_WEIGHTS]
-    others = [v for v in variables if v.op.name != FUSION_WEIGHTS]
-    gradients = clipped_gradients(parts['loss'], others + fusion, clip_norm)
+    gradients = tf.gradients(parts['loss'], variables)
+    # the gradients wait for the rest, not the update, which may be another process's
     with tf.control_dependencies(list(parts.values())):
-        updates = [optimizer.apply_gradients(zip(gradients, others, strict=False))]
-        for weights, gradient in zip(fusion, gradients[len(others) :], strict=True):
-            updates.append(weights.assign(proximal_step(weights, gradient, *proximal)))
-        return tf.group(*updates)
+        gradients = [g if g is None else tf.identity(g) for g in gradients]
+    pairs = [*zip(gradients, variables, strict=True), *logged]
+    return update.apply_gradients(pairs, global_step)

@@ -73,6 +73,9 @@ def define_flags():
     flags.register_validator('flow_bound', math.isfinite, 'give a finite number')
     flags.DEFINE_integer('workers', 0, 'Processes; 0 for one a core.', 0)
     flags.DEFINE_string('shard', '0/1', 'i/n: only part i (from 0) of n parts.')
+    # of the command line of a job that trains: the same as --shard
+    flags.DEFINE_list('worker_hosts', [], 'HOST:PORT of the workers that share this.')
+    flags.DEFINE_integer('task_index', None, 'Which of them this is, from 0.')
     flags.DEFINE_string('list', None, 'Text file: only these videos, one a line.')
     flags.DEFINE_bool('overwrite', False, 'Make clips of other settings again.')
     flags.DEFINE_bool('keep_truncated', False, 'Keep what decodes of a damaged video.')
@@ -297,7 +300,9 @@ def preprocess(values, bad):
     """Makes every clip that is missing; failures go into `bad`, name to reason."""
     video_dir, data_dir = values.video_dir, values.data_dir
     videos.refuse_nested(video_dir, data_dir)
-    part, parts = videos.parse_shard(values.shard)
+    part, parts = videos.shard_of_task(
+        values.shard, values.worker_hosts, values.task_index
+    )
     found = _find(values, part, parts, bad)
     name = f'dis-{values.dis_preset}' if values.flow == 'dis' else values.flow
     preprocessing = {

@@ -39,6 +39,7 @@ from data import feeds
 from data import splits
 from data.preprocessing import videos
 from results import calibration
+from results import cluster as clusters
 from results import extraction
 from results import lineage
 from results import measures
@@ -47,6 +48,7 @@ from results import scoring
 from results import summaries
 from weights import checkpoints
 from weights import dump
+from weights import layers
 
 # What a flag is where it is not given, by stage; a further stream trains as motion.
 DEFAULTS = {
@@ -81,6 +83,7 @@ def define_flags():
     model_flags()
     optimizer_flags()
     progress_flags()
+    cluster_flags()
 
 
 def data_flags():
@@ -226,6 +229,21 @@ def progress_flags():
     )
 
 
+def cluster_flags():
+    """Where the tasks are, on several machines or GPUs (README)."""
+    flags = tf.app.flags
+    flags.DEFINE_list('ps_hosts', [], 'HOST:PORT of each parameter server.')
+    flags.DEFINE_list('worker_hosts', [], 'HOST:PORT of each worker.')
+    flags.DEFINE_enum('job_name', None, ['ps', 'worker'], 'What this task is.')
+    flags.DEFINE_integer('task_index', None, 'Which of its job it is, from 0.')
+    flags.DEFINE_bool(
+        'async_replicas', False, 'Each worker updates the weights by itself.'
+    )
+    flags.DEFINE_float(
+        'timeout', 60, 'Seconds after which a task that does not answer is given up.'
+    )
+
+
 def flags_of_run(values):
     """All flags, with the stage's defaults, as a plain dict.
 
@@ -367,7 +385,11 @@ def find_cnns(flags, data):
     streams = runs.streams(flags['stage'], flags['branches'])
     if flags['stage'] not in ('features', 'hybrid'):
         return {stream: find_cnn(flags, stream) for stream in streams}
-    part, parts = videos.parse_shard(flags['shard'])
+    part, parts = 0, 1
+    if flags['stage'] == 'features':
+        part, parts = videos.shard_of_task(
+            flags['shard'], flags['worker_hosts'], flags['task_index']
+        )
     rows = {c: r for c, r in data.rows.items() if videos.in_shard(c, part, parts)}
     trained_on = [example.clip for example in data.train if example.clip in rows]
     wanted = {view: trained_on for view in range(flags['feature_views'])}
@@ -411,19 +433,24 @@ class Graph(NamedTuple):
     train_op: tf.Operation
     finite: tf.Tensor  # whether every trained variable is
     branches: dict  # with --search_combination, each branch's probabilities [B, C]
+    histograms: tf.Tensor  # with --histograms
+    taking: clusters.Training  # how a worker of a cluster takes part
 
 
-def build(flags, architecture, widths):
+def build(flags, architecture, widths, cluster=None):
     """Builds the stage's graph in the default graph.
 
     Args:
       flags: the run's flags.
       architecture: model.Architecture.
       widths: dict stream -> D of cached features, for the hybrid.
+      cluster: cluster.Cluster of which this is a worker, or None.
 
     Returns:
       Graph.
     """
+    if cluster:
+        tf.add_to_collection(layers.PART, clusters.parts_of(cluster))
     inputs, logits, end_points = model.classifier(flags['stage'], architecture, widths)
     learned = not (flags['search_combination'] or flags['combination'])
     variables = trained_variables(flags['stage'], flags['train_layers'], learned)
@@ -434,7 +461,8 @@ def build(flags, architecture, widths):
         finite = [tf.reduce_all(tf.math.is_finite(v)) for v in variables]
         finite = tf.reduce_all(finite)
     with tf.name_scope('train'):
-        rate = tf.placeholder(tf.float32, [], 'learning_rate')
+        shared = clusters.shared_variables(parts) if cluster else None
+        rate = rate_of(flags, shared)
         optimizer = {
             'momentum': lambda: tf.train.MomentumOptimizer(rate, 0.9),
             'adam': lambda: tf.train.AdamOptimizer(rate),
@@ -445,9 +473,13 @@ def build(flags, architecture, widths):
             flags['fusion_l21'],
             flags['fusion_l2'],
         )
-        train_op = model.training(
-            parts, variables, optimizer, flags['clip_norm'], proximal
-        )
+        update = model.Update(optimizer, flags['clip_norm'], proximal)
+        if cluster:
+            train_op, taking = clusters.training(
+                cluster, shared, parts, variables, update
+            )
+        else:
+            train_op, taking = model.training(parts, variables, update), None
     branches = {}
     if flags['search_combination']:
         with tf.name_scope('validation'):
@@ -455,8 +487,22 @@ def build(flags, architecture, widths):
                 name: model.probabilities(end_points[f'{name}/logits'])
                 for name in flags['branches']
             }
+    histograms = summaries.histograms(variables) if flags['histograms'] else None
     ends = (inputs, logits, end_points, variables, parts, rate, train_op)
-    return Graph(*ends, finite, branches)
+    return Graph(*ends, finite, branches, histograms, taking)
+
+
+def rate_of(flags, shared):
+    """The learning rate: fed at each step; without that, as in the thread that updates
+    the variables of a cluster, it follows from the step (cluster.Shared)."""
+    if shared is None:
+        return tf.placeholder(tf.float32, [], 'learning_rate')
+    initial, decay_steps = flags['learning_rate'], flags['decay_steps']
+    counts = range(len(decay_steps) + 1)
+    rates = [learning_rate(initial, [0] * count, 0) for count in counts]
+    step = shared.turn + shared.offset
+    passed = tf.cast(step >= tf.constant(decay_steps, tf.int64), tf.int32)
+    return tf.gather(tf.constant(rates, tf.float32), tf.reduce_sum(passed))
 
 
 def trained_variables(stage, train_layers, combination_is_learned):
@@ -489,7 +535,7 @@ class Savers(NamedTuple):
     searched: tf.train.Saver
 
 
-def start(session, flags, cnns, graph, examples, first_batch):
+def start(session, flags, cnns, graph, examples, first_batches):
     """Fills the graph's variables: from the run's last checkpoint, or for a first step.
 
     Args:
@@ -498,7 +544,7 @@ def start(session, flags, cnns, graph, examples, first_batch):
       cnns: the CNNs as run.json keeps them.
       graph: Graph.
       examples: what is trained on.
-      first_batch: function that reads the batch of the first step.
+      first_batches: function that reads the batch of the first step, in parts.
 
     Returns:
       (Savers, step to continue at).
@@ -521,9 +567,9 @@ def start(session, flags, cnns, graph, examples, first_batch):
     elif flags['hybrid_weights']:
         loaded |= load_hybrid(session, flags['hybrid_weights'])
     elif stage == 'joint':
-        model.set_scales(session, first_scales(session, graph, first_batch()))
+        model.set_scales(session, first_scales(session, graph, first_batches()))
     elif dumps:
-        normalize_first_random(session, stage, graph, loaded, first_batch)
+        normalize_first_random(session, stage, graph, loaded, first_batches)
     if flags['combination']:
         given = dict(zip(flags['branches'], flags['combination'], strict=True))
         set_combination(session, given)
@@ -556,7 +602,7 @@ def load_hybrid(session, train_dir):
     return set(names)
 
 
-def normalize_first_random(session, stage, graph, loaded, first_batch):
+def normalize_first_random(session, stage, graph, loaded, first_batches):
     """Scales the first layer of a CNN that is not in its dump so that the mean square
     of its outputs on the first batch is 1, as Mishkin and Matas do (ICLR 2016).
 
@@ -568,22 +614,26 @@ def normalize_first_random(session, stage, graph, loaded, first_batch):
         name = f'{model.STREAMS[stage].scope}/{layer}/weights'
         if name in loaded:
             continue
-        wanted = [graph.end_points[layer], variables[name]]
-        outputs, weights = session.run(wanted, feed_of(graph, first_batch()))
+        (outputs,) = run_all(session, graph, first_batches(), [graph.end_points[layer]])
+        weights = session.run(variables[name])
         size = np.sqrt(np.square(outputs, dtype=np.float64).mean())
         model.set_variable(session, name, np.float32(weights / max(size, 1e-6)))
         return
 
 
-def first_scales(session, graph, batch):
-    """Each stream's standard deviation of fc6 over the first batch."""
+def first_scales(session, graph, batches):
+    """Each stream's standard deviation of fc6 over the first batch, given in parts."""
     streams = [stream for stream in model.STREAMS if stream in graph.inputs]
-    fc6 = session.run(
-        {s: graph.end_points[f'{s}/fc6'] for s in streams}, feed_of(graph, batch)
-    )
-    steps, lengths = batch[streams[0]].shape[1], np.asarray(batch['lengths'])
-    valid = np.arange(steps) < lengths[:, np.newaxis]  # [B, T], False in the padding
-    scales = {s: float(values[valid.ravel()].std()) for s, values in fc6.items()}
+    found = {stream: [] for stream in streams}
+    for batch in batches:
+        fc6 = session.run(
+            {s: graph.end_points[f'{s}/fc6'] for s in streams}, feed_of(graph, batch)
+        )
+        steps, lengths = batch[streams[0]].shape[1], np.asarray(batch['lengths'])
+        valid = np.arange(steps) < lengths[:, np.newaxis]  # [B, T], False in padding
+        for stream, values in fc6.items():
+            found[stream].append(values[valid.ravel()])
+    scales = {s: float(np.concatenate(parts).std()) for s, parts in found.items()}
     features.check_scales(scales)
     return scales
 
@@ -608,7 +658,7 @@ def learning_rate(initial, decay_steps, step):
     return initial * 0.1 ** sum(step >= decay for decay in decay_steps)
 
 
-def train(session, flags, graph, savers, steps, batches, validation):
+def train(session, flags, graph, savers, steps, batches, validation, run_step):
     """The training loop.
 
     Args:
@@ -619,6 +669,8 @@ def train(session, flags, graph, savers, steps, batches, validation):
       steps: range of the steps to do.
       batches: iterator of their batches.
       validation: Validation, or None without held-out groups.
+      run_step: function (feed, step) -> (values of graph.parts, steps that are done):
+        one more, or with asynchronous workers some.
 
     Returns:
       0; or 128 + the number of the signal that stopped it.
@@ -626,31 +678,32 @@ def train(session, flags, graph, savers, steps, batches, validation):
     Raises:
       ValueError: the loss is not finite, or a file cannot be written.
     """
-    train_dir, total = flags['train_dir'], flags['max_steps']
+    train_dir, step = flags['train_dir'], steps.start
     initial_rate, decay_steps = flags['learning_rate'], flags['decay_steps']
-    histograms = summaries.histograms(graph.variables) if flags['histograms'] else None
     log = summaries.Log(train_dir, session.graph, steps, flags['stage'])
     session.graph.finalize()
     with contextlib.closing(log):
-        for step in log.progress:
+        while step < steps.stop:
             with log.waiting():
                 batch = next(batches)
             rate = learning_rate(initial_rate, decay_steps, step)
             feed = {**feed_of(graph, batch), graph.rate: rate}
-            values, _ = session.run([graph.parts, graph.train_op], feed)
+            values, done = run_step(feed, step)
             values = {name: value.item() for name, value in values.items()}
 
-            done = step + 1
-            due = done == total or done % flags['checkpoint_every'] == 0
+            begun, due = step == steps.start, done >= steps.stop
+            due = due or passes(step, done, flags['checkpoint_every'])
             saving = due or bool(STOP)
             check_finite(session, graph, done, values, saving)
-            if step == steps.start:
+            if begun:
                 summaries.samples(log.writer, batch, flags['stage'], step)
-            if done % flags['log_every'] == 0:
+            if passes(step, done, flags['log_every']):
                 clips_done = flags['log_every'] * flags['batch_size']
                 log.step({'step': done, **values, 'learning_rate': rate}, clips_done)
-                if histograms is not None:
-                    log.writer.add_summary(session.run(histograms), done)
+                if graph.histograms is not None:
+                    log.writer.add_summary(session.run(graph.histograms), done)
+            log.progress.update(done - step)
+            step = done
             if not saving:
                 continue
             # Validation comes first: what is logged before a checkpoint is logged again
@@ -668,6 +721,21 @@ def train(session, flags, graph, savers, steps, batches, validation):
                 print(f'stopped at step {done:,}; the same command continues')
                 return 128 + STOP[0]
     return 0
+
+
+def passes(step, done, every):
+    """Whether a multiple of `every` is in (step, done]."""
+    return done // every > step // every
+
+
+def one_process(session, graph):
+    """What `train` calls for each step where this process is all there is."""
+
+    def run_step(feed, step):
+        values, _ = session.run([graph.parts, graph.train_op], feed)
+        return values, step + 1
+
+    return run_step
 
 
 def check_finite(session, graph, done, values, saving):
@@ -731,16 +799,18 @@ def search_combination(session, graph, validation):
 # -- the program -----------------------------------------------------------------------
 
 
-def inputs_of_stage(flags, cnns, data):
+def inputs_of_stage(flags, cnns, data, part=0, parts=1):
     """What the stage is fed.
 
     Args:
       flags: the run's flags.
       cnns: the CNNs as run.json keeps them.
       data: Data.
+      part, parts: which part of each batch this process takes.
 
     Returns:
-      (function range of steps -> iterator of their batches, Validation or None).
+      (function range of steps -> iterator of this process's part of their batches, and
+      with a second argument of another part; Validation or None).
     """
     stage, data_dir, length = flags['stage'], flags['data_dir'], flags['stack_length']
     batch_size, span = flags['batch_size'], None
@@ -765,69 +835,153 @@ def inputs_of_stage(flags, cnns, data):
         flags['feature_views'] if stage == 'hybrid' else 1,
     )
 
+    def batches(steps, part=part):
+        return read(feeds.part_of(request_of(step), part, parts) for step in steps)
+
     def read(requests):
         return feeds.read(requests, read_clip, flags['workers'], flags['read_ahead'])
 
     validation = None
     if data.held_out:
-        whole = feeds.whole_requests(data.held_out, data.rows, batch_size, span)
+        own = batch_size // parts  # what this process has memory for
+        whole = feeds.whole_requests(data.held_out, data.rows, own, span)
         labels = np.array([example.label for example in data.held_out])
         names = data.split.class_names
         validation = Validation(labels, functools.partial(read, whole), names)
-    return lambda steps: read(map(request_of, steps)), validation
+    return batches, validation
 
 
 def main(values):
     """Reads the data, checks that the run is the one in --train_dir, trains."""
     tf.logging.set_verbosity(tf.logging.ERROR)
     flags = flags_of_run(values)
-    train_dir, stage = flags['train_dir'], flags['stage']
+    stage, cluster = flags['stage'], clusters.of_flags(flags)
+    if cluster:  # where the others are gone it says more than the error that it raises
+        tf.logging.set_verbosity(tf.logging.FATAL)
+    if cluster and cluster.job == 'ps':
+        return 0 if stage == 'features' else clusters.serve(cluster)
+    if stage != 'features':  # the batch of all workers is what makes the run
+        flags['batch_size'] *= clusters.parts_of(cluster)[1]
     data = read_data(flags)
     # before anything is written
     lineage.check(flags, data.split, data.held_out, data.preprocessing)
     run = runs.describe(flags, data.split, data.train, data.preprocessing)
-    # shards of the features stage may share a folder
-    with contextlib.nullcontext() if stage == 'features' else runs.lock(train_dir):
-        run = runs.start(train_dir, run)
-        lineage.check_continued(run, flags)
-        cnns = find_cnns(flags, data)
-        runs.keep_cnns(train_dir, run, cnns)
-        if stage == 'features':
-            return 0
+    if stage == 'features':
+        return cache(flags, data, run)
+    if cluster:
+        with clusters.watching(cluster):
+            return work(flags, data, run, cluster)
+    return lead(flags, data, run)
 
-        note_signals()
-        batches, validation = inputs_of_stage(flags, cnns, data)
-        widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
-        with tf.Graph().as_default(), tf.Session() as session:
-            tf.set_random_seed(flags['seed'])
-            graph = build(flags, runs.architecture(run), widths)
-            savers, first = start(
-                session, flags, cnns, graph, data.train, lambda: next(batches([0]))
-            )
-            total = flags['max_steps']
-            steps = range(first, total)
-            code = train(
-                session, flags, graph, savers, steps, batches(steps), validation
-            )
-            if code:
-                return code
-            if stage != 'hybrid':
-                save_cnns(session, cnns, train_dir)
-            searched = checkpoints.latest(os.path.join(train_dir, 'searched'))[0]
-            if flags['search_combination'] and not searched:
-                search_combination(session, graph, validation)
-                checkpoints.save(savers.searched, session, train_dir, total, 'searched')
-        if data.held_out:
-            fit_temperatures(train_dir, flags, data)
+
+def cache(flags, data, run):
+    """Fills the feature cache; shards of the stage may share a folder."""
+    run = runs.start(flags['train_dir'], run)
+    lineage.check_continued(run, flags)
+    runs.keep_cnns(flags['train_dir'], run, find_cnns(flags, data))
     return 0
 
 
-def fit_temperatures(train_dir, flags, data):
+def lead(flags, data, run, cluster=None, target=''):
+    """Trains, as the only process or as worker 0 of a cluster.
+
+    Args:
+      flags: the run's flags.
+      data: Data.
+      run: of runs.describe.
+      cluster, target: cluster.Cluster, and the address of its own server.
+
+    Returns:
+      The exit code.
+    """
+    train_dir, total = flags['train_dir'], flags['max_steps']
+    with runs.lock(train_dir):
+        run = runs.start(train_dir, run)
+        lineage.check_continued(run, flags)
+        run['flags'] |= {name: flags[name] for name in clusters.SHARED_FLAGS}
+        cnns = find_cnns(flags, data)
+        runs.keep_cnns(train_dir, run, cnns)
+        note_signals()
+        part = clusters.parts_of(cluster)
+        batches, validation = inputs_of_stage(flags, cnns, data, *part)
+        with tf.Graph().as_default(), contextlib.ExitStack() as stack:
+            stack.enter_context(clusters.device(cluster))
+            config = clusters.config(cluster) if cluster else None
+            session = stack.enter_context(tf.Session(target, config=config))
+            graph = build_seeded(flags, run, cnns, cluster)
+            if cluster:
+                clusters.close(session, graph.taking.shared)
+            savers, first = start(
+                *(session, flags, cnns, graph, data.train),
+                lambda: [next(batches([0], n)) for n in range(part[1])],
+            )
+            run_step = one_process(session, graph)
+            steps = range(first, total)
+            own_steps = steps
+            if cluster:
+                run_step = stack.enter_context(
+                    clusters.leading(cluster, target, graph, session, first, STOP)
+                )
+                own_steps = clusters.own_steps(cluster, first, total)
+            code = train(
+                *(session, flags, graph, savers, steps),
+                *(batches(own_steps), validation, run_step),
+            )
+            if code:
+                return code
+            finish(session, flags, cnns, graph, savers, validation)
+        if data.held_out:
+            fit_temperatures(train_dir, flags, data, flags['batch_size'] // part[1])
+    return 0
+
+
+def build_seeded(flags, run, cnns, cluster):
+    """The graph of a run, whose initial values follow from --seed."""
+    tf.set_random_seed(flags['seed'])
+    widths = {stream: cnn.get('width') for stream, cnn in cnns.items()}
+    return build(flags, runs.architecture(run), widths, cluster)
+
+
+def finish(session, flags, cnns, graph, savers, validation):
+    """Saves what is there when all steps are done."""
+    train_dir = flags['train_dir']
+    if flags['stage'] != 'hybrid':
+        save_cnns(session, cnns, train_dir)
+    searched = checkpoints.latest(os.path.join(train_dir, 'searched'))[0]
+    if flags['search_combination'] and not searched:
+        search_combination(session, graph, validation)
+        checkpoints.save(
+            savers.searched, session, train_dir, flags['max_steps'], 'searched'
+        )
+
+
+def work(flags, data, run, cluster):
+    """Trains as one of the workers of a cluster; returns the exit code."""
+    server = clusters.start_server(cluster)
+    if cluster.task == 0:
+        code = lead(flags, data, run, cluster, server.target)
+    else:
+        run = clusters.wait_for_run(cluster, flags['train_dir'], run)
+        note_signals()
+        part = clusters.parts_of(cluster)
+        batches, _ = inputs_of_stage(flags, run['cnns'], data, *part)
+        with tf.Graph().as_default(), clusters.device(cluster):
+            graph = build_seeded(flags, run, run['cnns'], cluster)
+            code = clusters.helping(
+                *(cluster, server.target, graph, batches),
+                *(functools.partial(feed_of, graph), flags['max_steps'], STOP),
+            )
+    if code == 0:
+        clusters.say_ended(cluster, server.target)
+    return code
+
+
+def fit_temperatures(train_dir, flags, data, batch_size):
     """Fits the temperature of each checkpoint on the held-out groups, as they would be
     evaluated."""
     run = runs.read(train_dir)
     protocol = scoring.Protocol(test_segments=scoring.default_segments(flags))
-    reading = flags['batch_size'], flags['workers']
+    reading = batch_size, flags['workers']
     labels = np.array([example.label for example in data.held_out])
     for folder in ('', 'best', 'searched'):
         checkpoint, _ = checkpoints.latest(os.path.join(train_dir, folder))

@@ -79,6 +79,23 @@ def training_requests(
     return request
 
 
+def part_of(request, part, parts):
+    """The Request of one of several workers: its part of a batch, and what is common to
+    all of it.
+
+    Args:
+      request: Request of a batch, whose size is a multiple of `parts`.
+      part, parts: ints, from 0.
+    """
+    size = len(request.clips) // parts
+    rows = slice(part * size, (part + 1) * size)
+    feed = {
+        name: value[rows] if isinstance(value, np.ndarray) else value
+        for name, value in request.feed.items()
+    }
+    return Request(request.clips[rows], feed)
+
+
 def whole_requests(examples, rows, batch_size, span=None):
     """Batches that go through all clips once, without random crops and dropout.
 

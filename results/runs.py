@@ -45,6 +45,9 @@ FREE_FLAGS = (
     'read_ahead',
     'histograms',
     'shard',
+    # where the tasks are; the batch is that of all of them together
+    *('ps_hosts', 'worker_hosts', 'job_name', 'task_index'),
+    *('async_replicas', 'timeout'),
     # a dump may have moved; `lineage.check_continued` sees whether it is the same
     *(f'{stream}_weights' for stream in model.STREAMS),
 )

@@ -209,12 +209,18 @@ def test_a_cnn_that_starts_across_modalities(cache, tmp_path, refused):
     assert cache('motion', **given, cross_modality=True)['weights'] == str(colour)
 
 
-def test_shards_fill_the_cache_together(undisturbed, data_dir, run_narrow, tmp_path):
+TASK = '--ps_hosts=c:1 --worker_hosts=a:1,b:1 --job_name=worker --task_index={}'
+
+
+@pytest.mark.parametrize('shard', ['--shard={}/2', TASK])
+def test_shards_fill_the_cache_together(
+    shard, undisturbed, data_dir, run_narrow, tmp_path
+):
     data = tmp_path / 'data'
     shutil.copytree(data_dir, data, ignore=shutil.ignore_patterns('features'))
     found = []
     for part in '01':
-        words = ['--stage=features', '--num_segments=3', f'--shard={part}/2']
+        words = ['--stage=features', '--num_segments=3', *shard.format(part).split()]
         words += training.weights_of(undisturbed[0])
         places = [f'--data_dir={data}', f'--train_dir={tmp_path}/run']
         run_narrow('train.py', *places, *words)

@@ -70,6 +70,21 @@ def test_images_labels_crops_and_seeds_are_those_of_the_step(data, stream, span)
         np.testing.assert_array_equal(again[name], values)
 
 
+def test_the_parts_of_a_batch_are_the_batch(data):
+    _, examples, index = data
+    request = feeds.training_requests(examples, index, 6, SEED, 0.25, span=1)(4)
+    parts = [feeds.part_of(request, n, 3) for n in range(3)]
+    assert [item for part in parts for item in part.clips] == request.clips
+    per_clip = {'labels', *augmentation.whole_images(1)}
+    for name, value in request.feed.items():
+        found = [part.feed[name] for part in parts]
+        if name in per_clip:
+            assert {len(values) for values in found} == {2}
+            np.testing.assert_array_equal(np.concatenate(found), value)
+        else:  # dropout: a worker takes its rows of the mask
+            assert found == 3 * [value]
+
+
 def test_balanced_batches_draw_classes_evenly(data):
     _, examples, index = data
     few = [e for e in examples if e.label == 0][:1]

@@ -124,6 +124,22 @@ def test_each_layer_and_step_drops_other_units(graph):
     assert np.abs(correlation).max() < 0.06
 
 
+def test_workers_drop_what_one_process_would_drop_of_their_rows(graph):
+    random = np.random.default_rng(0)
+    values = random.normal(size=[6, 5, 7]).astype(np.float32)
+
+    def dropped(rows, *part):
+        with tf.Graph().as_default(), tf.Session() as session:
+            if part:
+                tf.add_to_collection(layers.PART, part)
+            seed = tf.constant([3, 8])
+            return session.run(layers.dropout(tf.constant(rows), 0.5, seed, 'fc6'))
+
+    parts = [dropped(values[2 * n : 2 * n + 2], n, 3) for n in range(3)]
+    assert not np.array_equal(parts[0] == 0, parts[1] == 0)
+    np.testing.assert_array_equal(np.concatenate(parts), dropped(values))
+
+
 def test_weights_have_the_variance_of_he_and_biases_are_zero(graph):
     weights, biases = layers.weights_and_biases([3, 3, 40, 50])
     with tf.Session() as session:

@@ -49,7 +49,7 @@ def test_gradients_are_clipped_together(graph):
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         for limit, scale in ((6.5, 0.5), (26.0, 1.0), (0.0, 1.0)):
-            got = session.run(model.clipped_gradients(loss, [w, v], limit))
+            got = session.run(model.clipped(tf.gradients(loss, [w, v]), limit))
             np.testing.assert_allclose(got[0], np.array([3, 4]) * scale, rtol=1e-6)
             np.testing.assert_allclose(got[1], [12 * scale], rtol=1e-6)
 
@@ -174,9 +174,8 @@ def test_fusion_weights_take_the_proximal_step_and_nothing_else(
         'momentum': lambda: tf.train.MomentumOptimizer(0.02, 0.9),
         'adam': lambda: tf.train.AdamOptimizer(0.02),
     }[optimizer]()
-    train_op = model.training(
-        parts, variables, optimizer_of, clip_norm, proximal_of(0.01)
-    )
+    update = model.Update(optimizer_of, clip_norm, proximal_of(0.01))
+    train_op = model.training(parts, variables, update)
     slots = [v.op.name for v in tf.global_variables() if v not in variables]
     assert not [name for name in slots if model.FUSION_WEIGHTS in name]
     assert [name for name in slots if 'softmax/weights/' in name]
@@ -213,9 +212,8 @@ def test_fusion_branch_is_alive_at_the_start_and_learns(graph):
     variables = tf.trainable_variables()
     parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
-    train_op = model.training(
-        parts, variables, optimizer, 0.0, proximal_of(0.05)
-    )
+    update = model.Update(optimizer, 0.0, proximal_of(0.05))
+    train_op = model.training(parts, variables, update)
     features = {
         s: np.abs(x) for s, x in hybrids.some_features().items()
     }  # as after ReLU
@@ -240,12 +238,59 @@ def test_switched_off_fusion_units_are_counted_before_the_step(graph):
     variables = tf.trainable_variables()
     parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
-    train_op = model.training(
-        parts, variables, optimizer, 0.0, proximal_of(0.05, l21=1e6)
-    )
+    update = model.Update(optimizer, 0.0, proximal_of(0.05, l21=1e6))
+    train_op = model.training(parts, variables, update)
     with tf.Session() as session:
         hybrids.start(session)
         feed = hybrid.feed(hybrids.some_features())
         counts = [session.run([parts, train_op], feed)[0] for _ in range(2)]
     counts = [values['fusion_units_off'] for values in counts]
     assert counts == [0, model.FUSION_UNITS]
+
+
+@pytest.mark.parametrize('optimizer', ['momentum', 'adam'])
+def test_the_mean_of_two_gradients_makes_the_step_of_both_batches(graph, optimizer):
+    """What SyncReplicasOptimizer does: clipping and the proximal step see the mean."""
+    hybrid = hybrids.Hybrid()
+    variables = tf.trainable_variables()
+    parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.1)
+    gradients = tf.gradients(parts['loss'], variables)
+    means = [tf.placeholder(tf.float32, v.shape) for v in variables]
+    made = {
+        'momentum': lambda: tf.train.MomentumOptimizer(0.02, 0.9),
+        'adam': lambda: tf.train.AdamOptimizer(0.02),
+    }[optimizer]
+
+    def update():
+        return model.Update(made(), 0.05, proximal_of(0.01))
+
+    whole = model.training(parts, variables, update())
+    turn = tf.get_variable('turn', initializer=5, trainable=False)
+    logged = tf.get_variable('logged', [2], trainable=False)
+    numbers = tf.constant([3.0, 4.0])
+    of_means = update().apply_gradients(
+        [*zip(means, variables, strict=True), (numbers, logged)], turn
+    )
+    feed = hybrid.feed(hybrids.some_features())
+    per_clip = [hybrid.inputs[name] for name in ('labels', 'lengths', *model.STREAMS)]
+
+    def rows(first, end):
+        return {**feed, **{tensor: feed[tensor][first:end] for tensor in per_clip}}
+
+    with tf.Session() as session:
+        before = hybrids.start(session)
+        session.run(tf.variables_initializer([turn, logged]))
+        both = [session.run(gradients, rows(*half)) for half in ((0, 2), (2, 4))]
+        norms = [np.sqrt(sum((g**2).sum() for g in grads)) for grads in both]
+        assert min(norms) > 0.05  # so that what is clipped before would show
+        mean = [(one + other) / 2 for one, other in zip(*both, strict=True)]
+        session.run(of_means, dict(zip(means, mean, strict=True)))
+        found = [hybrids.values_of(session)]
+        hybrids.start(session)
+        session.run(whole, rows(0, 4))
+        found.append(hybrids.values_of(session))
+    for variable in variables:
+        name = variable.op.name
+        assert not np.array_equal(before[name], found[0][name]), name
+        np.testing.assert_allclose(found[1][name], found[0][name], atol=2e-6)
+    assert found[0]['turn'] == 6 and found[0]['logged'].tolist() == [3, 4]

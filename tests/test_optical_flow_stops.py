@@ -195,11 +195,15 @@ def test_two_runs_at_once(drawn, preprocessed, tmp_path):
     assert drawings.contents(tmp_path / 'data') == drawings.contents(preprocessed)
 
 
-def test_shards_share_the_work(drawn, preprocessed, tmp_path):
+@pytest.mark.parametrize(
+    'shard', ['--shard={}/3', '--worker_hosts=a:1,b:1,c:1 --task_index={}']
+)
+def test_shards_share_the_work(shard, drawn, preprocessed, tmp_path):
     words = [f'--video_dir={drawn}', f'--data_dir={tmp_path / "data"}', SIZE]
     shards = [
         subprocess.Popen(
-            [sys.executable, 'optical_flow.py', *words, f'--shard={n}/3'], cwd=ROOT
+            [sys.executable, 'optical_flow.py', *words, *shard.format(n).split()],
+            cwd=ROOT,
         )
         for n in range(3)
     ]

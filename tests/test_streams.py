@@ -50,7 +50,8 @@ def test_one_joint_step_changes_everything(graph, monkeypatch, head):
     parts = model.loss_parts(logits, inputs['labels'], variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
     proximal = model.Proximal(tf.constant(0.05), 0.0, 0.0, 0.0)
-    train_op = model.training(parts, variables, optimizer, 0.0, proximal)
+    update = model.Update(optimizer, 0.0, proximal)
+    train_op = model.training(parts, variables, update)
     feed = pixels(inputs)
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())

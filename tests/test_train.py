@@ -189,7 +189,7 @@ def started(session, train_dir, cnns=None, batch=None, **given):
         'preprocessing': {'size': training.SIZE},
     }
     graph = train.build(flags, runs.architecture(run), {})
-    train.start(session, flags, cnns or {}, graph, [], lambda: batch)
+    train.start(session, flags, cnns or {}, graph, [], lambda: [batch])
     by_name = {v.op.name: v for v in tf.global_variables()}
     return graph, lambda name: session.run(by_name[name])
 

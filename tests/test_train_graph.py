@@ -25,6 +25,7 @@ FLAGS = {
     'fusion_l2': 0.03,
     'search_combination': False,
     'combination': [],
+    'histograms': False,
 }
 WIDTHS = {'spatial': hybrids.D, 'motion': hybrids.D}
 
@@ -208,7 +209,8 @@ def test_the_first_random_layer_gives_outputs_of_mean_square_1(graph, monkeypatc
         before = hybrids.values_of(session)
         model.set_variable(session, of_dump[0], 300 * before[of_dump[0]])
         assert square(session, 'conv2_1') > 1000
-        train.normalize_first_random(session, 'spatial', built, of_dump, lambda: batch)
+        first = (session, 'spatial', built, of_dump, lambda: [batch])
+        train.normalize_first_random(*first)
         np.testing.assert_allclose(square(session, 'conv2_1'), 1, rtol=1e-4)
         after = hybrids.values_of(session)
     changed = {name for name in before if not np.array_equal(before[name], after[name])}

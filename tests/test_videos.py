@@ -97,6 +97,20 @@ def test_shards_are_disjoint_and_stable():
             videos.parse_shard(text)
 
 
+def test_a_task_of_a_job_is_a_shard():
+    hosts = ['a:1', 'b:1', 'c:1']
+    assert videos.shard_of_task('1/4', [], None) == (1, 4)
+    assert videos.shard_of_task('0/1', hosts, 2) == (2, 3)
+    for text, workers, task, match in (
+        ('1/4', hosts, 2, '--shard=1/4: --task_index says which part'),
+        ('0/1', hosts, 3, '--task_index=3: --worker_hosts has 3, counted from 0'),
+        ('0/1', hosts, None, '--task_index=None: --worker_hosts has 3'),
+        ('0/1', [], 0, '--task_index=0: --worker_hosts has 0'),
+    ):
+        with pytest.raises(ValueError, match=match):
+            videos.shard_of_task(text, workers, task)
+
+
 def test_names_become_clips():
     assert videos.clip_name('Any thing/x.y.avi') == 'Any thing/x.y'
     assert videos.clip_name('v_Archery_g01_c02.avi') == 'Archery/v_Archery_g01_c02'

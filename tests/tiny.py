@@ -42,6 +42,9 @@ FLAGS = {  # of a run
     'feature_views': 1,
     'view_seed': 0,
     'shard': '0/1',
+    'worker_hosts': [],
+    'task_index': None,
+    'histograms': False,
     'seed': 3,
     'workers': 1,
 }

@@ -15,6 +15,9 @@ import zlib
 
 import tensorflow.compat.v1 as tf
 
+# Collection of a graph that has (part, parts) where its batches are a part of others.
+PART = 'part_of_batch'
+
 
 def variable(name, shape, stddev):
     """Makes the trainable variable `name` in the current scope, float32, normal.
@@ -143,4 +146,12 @@ def dropout(x, keep_prob, seed, layer):
     # the constant goes to the seed, not to the step, where the next step would meet it
     full_name = f'{tf.get_variable_scope().name}/{layer}'
     constant = zlib.crc32(full_name.encode()) % 2**30
-    return tf.nn.experimental.stateless_dropout(x, 1 - keep_prob, seed + [constant, 0])
+    seed = seed + [constant, 0]
+    if not tf.get_collection(PART):
+        return tf.nn.experimental.stateless_dropout(x, 1 - keep_prob, seed)
+    # one of several workers: its rows of what one process would draw for all of theirs
+    ((part, parts),) = tf.get_collection(PART)
+    rows = tf.shape(x)[0]
+    whole = tf.ones(tf.concat([[parts * rows], tf.shape(x)[1:]], axis=0))
+    kept = tf.nn.experimental.stateless_dropout(whole, 1 - keep_prob, seed)
+    return x * kept[part * rows : (part + 1) * rows]

@@ -242,6 +242,29 @@ def parse_shard(text):
     return int(match[1]), int(match[2])
 
 
+def shard_of_task(text, worker_hosts, task_index):
+    """--shard as two ints; with --worker_hosts task_index takes its place.
+
+    Args:
+      text: --shard.
+      worker_hosts: list, empty where the flag is not given.
+      task_index: int or None.
+
+    Raises:
+      ValueError: names the flag.
+    """
+    if not worker_hosts and task_index is None:
+        return parse_shard(text)
+    if text != '0/1':
+        raise ValueError(f'--shard={text}: --task_index says which part it is')
+    if task_index is None or not 0 <= task_index < len(worker_hosts):
+        raise ValueError(
+            f'--task_index={task_index}: --worker_hosts has {len(worker_hosts)}, '
+            'counted from 0'
+        )
+    return task_index, len(worker_hosts)
+
+
 def in_shard(clip, part, parts):
     """Whether `clip` falls to `part` of `parts`: by its name alone, so that files that
     are added move no other clip to another machine."""

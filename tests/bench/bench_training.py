@@ -52,6 +52,7 @@ FLAGS_OF_UPDATE = {
     'fusion_l2': 3e-5,
     'search_combination': False,
     'combination': [],
+    'histograms': False,
 }
 
 
