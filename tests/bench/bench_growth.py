@@ -118,7 +118,7 @@ def by_clips(folder, counts):
         runs['evaluate.py'].append(taken)
     for what, taken in runs.items():
         report(f'`{what}`', 'clip', counts, taken)
-    return folder / f'data-{counts[0]}', run
+    return run
 
 
 def by_frames(folder, run, counts):
@@ -135,8 +135,13 @@ def by_frames(folder, run, counts):
     report('`evaluate.py --video`', 'frame', counts, classified)
 
 
-def by_segments(folder, data, counts):
-    """Features and joint training by T."""
+def by_segments(folder, counts):
+    """Features and training by T, of clips that have as many different samples."""
+    drawn = [folder / f'drawn/of-t{n}.avi' for n in range(10)]
+    for n, path in enumerate(drawn):
+        draw(path, counts[-1] + LENGTH, n)
+    data = folder / 'data-t'
+    preprocess(copies(folder / 'videos-t', drawn, 30), data)
     steps = {'hybrid': 200, 'joint': 5}
     runs = {'features': [], 'hybrid': [], 'joint': []}
     for count in counts:
@@ -161,9 +166,9 @@ def main(values):
     )
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        data, run = by_clips(folder, (30, 60, 90) if quick else (30, 300, 3000))
+        run = by_clips(folder, (30, 60, 90) if quick else (30, 300, 3000))
         by_frames(folder, run, (20, 40, 60) if quick else (100, 1000, 10000))
-        by_segments(folder, data, (2, 3, 4) if quick else (5, 25, 100))
+        by_segments(folder, (2, 3, 4) if quick else (5, 25, 100))
 
 
 if __name__ == '__main__':
