@@ -14,12 +14,14 @@ are written into tests/bench/README.md and a summary into README.md; --count doe
 alone. With another --results both go into a README.md there.
 """
 
+import concurrent.futures
 import csv
 import io
 import json
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 from absl import flags
@@ -33,6 +35,8 @@ from tests.bench import real_tables
 
 BENCH = pathlib.Path(__file__).parent
 ROOT = BENCH.parent.parent
+# with --jobs, several threads write the same JSON files
+WRITING = threading.RLock()
 
 
 def define_flags():
@@ -58,6 +62,8 @@ def define_flags():
     for stage in ('motion', 'spatial', 'hybrid'):
         flags.DEFINE_string(f'{stage}_flags', '', f'For train.py, stage {stage}.')
     flags.DEFINE_string('evaluate_flags', '', 'For evaluate.py.')
+    # programs share the cores; on a GPU they share its memory as well, see README.md
+    flags.DEFINE_integer('jobs', 1, 'Programs that run at once.', 1)
     flags.DEFINE_string('work', 'runs/real', 'Folder to work in.')
     flags.DEFINE_string('results', 'tests/bench/results', 'Where predictions go.')
     flags.DEFINE_bool('count', False, 'Only write the tables of --results again.')
@@ -79,7 +85,8 @@ def command(work, made, *words):
     """
     path = work / 'minutes.json'
     key = ' '.join(map(str, words))
-    minutes, finished = real_tables.read_json(path, {}).get(key, (0, False))
+    with WRITING:
+        minutes, finished = real_tables.read_json(path, {}).get(key, (0, False))
     if finished and made.exists():
         return minutes
     print(f'python {key}', flush=True)
@@ -92,8 +99,9 @@ def command(work, made, *words):
         code = done.returncode
     finally:  # Ctrl-C counts too
         minutes += (time.monotonic() - began) / 60
-        known = real_tables.read_json(path, {})
-        real_tables.write_json(path, {**known, key: (minutes, code == 0)})
+        with WRITING:
+            known = real_tables.read_json(path, {})
+            real_tables.write_json(path, {**known, key: (minutes, code == 0)})
     if code:
         raise ValueError(f'exit code {code}: python {key}')
     return minutes
@@ -214,9 +222,10 @@ def keep(plan, of_run, text, minutes, used):
 def note(plan, of_run, entry):
     """Writes what is known of a run into its fold's runs.json."""
     path = plan.csv(*of_run)
-    known = real_tables.read_json(path.with_name('runs.json'), {})
-    known[path.stem] = entry
-    real_tables.write_json(path.with_name('runs.json'), known)
+    with WRITING:
+        known = real_tables.read_json(path.with_name('runs.json'), {})
+        known[path.stem] = entry
+        real_tables.write_json(path.with_name('runs.json'), known)
 
 
 # -- all of them ----------------------------------------------------------------------
@@ -280,24 +289,47 @@ def missing(plan, fold, flow):
     return others + [(run, 0) for run in absent] + redone
 
 
-def run_all(plan):
-    """Does what is missing, fold after fold; yields after each."""
+def run_all(plan, jobs=1):
+    """Does what is missing, `jobs` programs at once; yields after each fold."""
     todo = {
         (fold, flow): missing(plan, fold, flow)
         for fold in plan.folds
         for flow in plan.spec['flows']
     }
     real_tables.write_json(plan.results / 'table.json', plan.spec)
-    for fold in plan.folds:
-        for flow in plan.spec['flows']:
-            if todo[fold, flow]:
-                preprocess(plan, flow)
-            for run, seed in todo[fold, flow]:
-                if run == 'histogram':
-                    count_histograms(plan, fold, flow)
-                else:
-                    train_and_evaluate(plan, fold, run, flow, seed)
-        yield
+    for flow in plan.spec['flows']:
+        if any(todo[fold, flow] for fold in plan.folds):
+            preprocess(plan, flow)
+    # folds wait for their programs, so they have a pool of their own
+    with (
+        concurrent.futures.ThreadPoolExecutor(jobs) as programs,
+        concurrent.futures.ThreadPoolExecutor(jobs) as folds,
+    ):
+        begun = [folds.submit(run_fold, plan, *of, todo[of], programs) for of in todo]
+        try:
+            for fold in begun:
+                fold.result()
+                yield
+        finally:
+            for fold in begun:
+                fold.cancel()
+
+
+def run_fold(plan, fold, flow, todo, programs):
+    """Does what is missing in a fold: CNNs, then their features, then what is trained
+    on them; each step by the pool `programs`."""
+
+    def run_one(which):
+        run, seed = which
+        if run == 'histogram':
+            return count_histograms(plan, fold, flow)
+        return train_and_evaluate(plan, fold, run, flow, seed)
+
+    on_features = [which for which in todo if real_plan.RUNS[which[0]][0] == 'hybrid']
+    list(programs.map(run_one, [which for which in todo if which not in on_features]))
+    if on_features:
+        programs.submit(cache_features, plan, fold, flow).result()
+        list(programs.map(run_one, on_features))
 
 
 def main(values):
@@ -307,7 +339,7 @@ def main(values):
         page = readme = pathlib.Path(values.results, 'README.md')
     places = values.results, page, readme
     plan = None if values.count else real_plan.plan_of(values)
-    for _ in run_all(plan) if plan else ():
+    for _ in run_all(plan, values.jobs) if plan else ():
         real_tables.write(*places)
     written, summarized = real_tables.write(*places)
     for name, lines in written.items():
