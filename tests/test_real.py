@@ -391,7 +391,7 @@ def test_tables_and_summary_are_written(tmp_path):
     assert 'bygone' not in text
     assert '<!-- b: end -->\n\nAfter.\n\n## a\n\n<!-- a' in text
     text = readme.read_text()
-    row = '| 4, 2 | 50.0% (15%-85%) | motion CNN 75.0% | 87.5% (51%-100%) |  |\n'
+    row = '| 4, 2 | 50.0% (15%-85%) | motion CNN 75.0% | 87.5% (51%-100%) | not run |\n'
     assert text.startswith('One.\n') and text.endswith('-->\nTwo.\n')
     assert f'| a {row}' in text and f'| b {row}' in text
     before = page.read_text(), readme.read_text()

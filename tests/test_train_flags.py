@@ -3,6 +3,7 @@
 import pytest
 import training
 
+import train
 from data import clips
 
 GIVEN = ['--data_dir=DATA', '--train_dir=NEW', *training.RANDOM]
@@ -186,3 +187,32 @@ def test_what_was_trained_on_the_other_side_is_refused(run_narrow, data_dir, tmp
         assert way_out in line
     assert not hybrid.exists()
     run_narrow('train.py', *words)
+
+
+@pytest.mark.parametrize(
+    'stage, num_clips, max_steps, keep_prob',
+    [
+        ('motion', 50, 1650, 0.9),
+        ('motion', 999, 2599, 0.9),
+        ('motion', 1000, 2600, 0.5),
+        ('motion', 9537, 10000, 0.5),  # UCF101, split 1
+        ('hybrid', 50, 450, 0.5),
+        ('hybrid', 9537, 2000, 0.5),
+        ('spatial', 50, 2000, 0.5),
+        ('joint', 50, 2000, 0.5),
+    ],
+)
+def test_defaults_follow_from_the_number_of_clips(
+    stage, num_clips, max_steps, keep_prob
+):
+    given = dict.fromkeys([*train.DEFAULTS, 'decay_steps'])
+    flags = {**given, 'stage': stage}
+    train.fill_defaults(flags, num_clips)
+    assert (flags['max_steps'], flags['keep_prob']) == (max_steps, keep_prob)
+    assert flags['decay_steps'] == [int(0.7 * max_steps)]
+    assert None not in flags.values()
+    flags = {**given, 'stage': stage, 'max_steps': 7, 'keep_prob': 0.3}
+    flags |= {'decay_steps': []}
+    train.fill_defaults(flags, num_clips)
+    assert (flags['max_steps'], flags['keep_prob']) == (7, 0.3)
+    assert flags['decay_steps'] == []

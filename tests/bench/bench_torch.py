@@ -238,7 +238,10 @@ def vgg_features(batch, size):
     def ours():
         return session.run(end_points['fc7'], {images: frames})
 
-    np.testing.assert_allclose(ours(), theirs(), rtol=1e-3, atol=1e-3)
+    # random weights give outputs in the hundreds, and rounding grows with the largest
+    expected = theirs()
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(ours(), expected, rtol=0, atol=2e-5 * largest)
     return ours, theirs
 
 

@@ -334,7 +334,7 @@ def lines_of(table):
 
 
 def summary_of(counted):
-    """The summary's lines: one row for each table that has everything in it."""
+    """The summary's lines: one row for each table that has a part of the method."""
     lines = [
         '| data set | clips, folds | flow histogram | best part alone | '
         'everything, one softmax | late fusion |',
@@ -347,13 +347,13 @@ def summary_of(counted):
             for (run, of_flow), of_row in table.predicted.items()
             if of_flow == flow
         }
-        if WHOLE not in found:
+        parts = [run for run in PARTS if run in found]
+        if not parts and WHOLE not in found:
             continue
-        cells = dict.fromkeys((FLOOR, WHOLE, 'late'), '')
+        cells = dict.fromkeys((FLOOR, WHOLE, 'late'), 'not run')
         for run in cells.keys() & found.keys():
             shown = percent(found[run]['top1']), interval(found[run]['wilson'])
             cells[run] = '{} ({})'.format(*shown)
-        parts = [run for run in PARTS if run in found]
         best = max(parts, key=lambda run: found[run]['top1'], default=None)
         part = f'{TITLES[best]} {percent(found[best]["top1"])}' if best else ''
         lines.append(
