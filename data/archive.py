@@ -124,6 +124,7 @@ class Reader:
           OSError: it cannot be opened.
         """
         self.path, self._ending, self._decode = path, ending, decode
+        self._ahead = []  # pairs (offset, bytes) of what was read ahead
         # open() costs 20 microseconds more
         self._file = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
         try:
@@ -157,6 +158,30 @@ class Reader:
         if item is None:
             raise self._damage(f'image {place} cannot be decoded')
         return item
+
+    def read_ahead(self, places):
+        """Reads consecutive files at once, so that `read` finds them in memory.
+
+        That takes four system calls instead of four for each file. A thread gives
+        Python's lock away at each and waits for it again, and with many threads this
+        costs more than the reading.
+
+        Args:
+          places: range of their numbers; nothing is read where one is not there.
+        """
+        self._ahead = []
+        if not places or places[0] < 0 or places[-1] >= self.count:
+            return
+        at = self._index + places[0] * RECORD.size
+        records = self._bytes(len(places) * RECORD.size, at)
+        if len(records) < len(places) * RECORD.size:
+            return
+        begin = RECORD.unpack_from(records)[-1]
+        size, offset = (RECORD.unpack(records[-RECORD.size :])[n] for n in (8, -1))
+        end = offset + LOCAL.size + size
+        # a damaged record may say anything; `read` will find it
+        if begin < end <= self._index:
+            self._ahead = [(at, records), (begin, self._bytes(end - begin, begin))]
 
     def verify(self):
         """Compares every byte of the archive with what a writer makes.
@@ -193,6 +218,9 @@ class Reader:
         raise self._damage(f'image {place} is not as it was written')
 
     def _bytes(self, length, offset):
+        for begin, data in self._ahead:
+            if begin <= offset and offset + length <= begin + len(data):
+                return data[offset - begin : offset - begin + length]
         try:
             os.lseek(self._file, offset, os.SEEK_SET)  # Windows has no os.pread
             return os.read(self._file, length)

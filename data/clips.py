@@ -36,6 +36,7 @@ FLOW_CODEC = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
 )
+READ_AHEAD = 16  # consecutive images that are read at once, some 200 KB
 COLUMNS = (
     'clip',
     'source',
@@ -314,8 +315,15 @@ def _read(reader, steps):
 def _decoded(reader, steps):
     """Yields an image for each step; one that is wanted again is kept until then."""
     last = {step: n for n, step in enumerate(steps)}
-    kept, shape = {}, None
+    ends = list(steps)  # of the consecutive steps that each is one of
+    for n in reversed(range(len(steps) - 1)):
+        if steps[n + 1] == steps[n] + 1:
+            ends[n] = ends[n + 1]
+    kept, shape, ahead = {}, None, range(0)
     for n, step in enumerate(steps):
+        if step not in kept and step not in ahead and ends[n] > step:
+            ahead = range(step, min(ends[n] + 1, step + READ_AHEAD))
+            reader.read_ahead(ahead)
         image = kept.pop(step) if step in kept else reader.read(step)
         shape = shape or image.shape
         if image.shape != shape:

@@ -165,3 +165,44 @@ def test_bytes_between_and_after_the_files_are_found(tmp_path):
         with opened(tmp_path / 'x.zip') as reader:
             with pytest.raises(ValueError, match=message):
                 reader.verify()
+
+
+def read_with_ahead(path, places):
+    with opened(path) as reader:
+        reader.read_ahead(places)
+        return [reader.read(place) for place in range(reader.count)]
+
+
+@pytest.mark.parametrize('places', [range(4), range(2, 9), range(10, 11), range(11)])
+def test_files_read_ahead_are_the_same_in_fewer_calls(tmp_path, monkeypatch, places):
+    items, calls = payloads(11), []
+    path = write(tmp_path / 'x.zip', items)
+    assert read_with_ahead(path, places) == items
+    with opened(path) as reader:
+        reader.read_ahead(places)
+        read = os.read
+        monkeypatch.setattr(os, 'read', lambda *of: calls.append(of) or read(*of))
+        found = [reader.read(place) for place in places]
+        assert found == items[places.start : places.stop]
+        assert not calls
+        reader.read_ahead(places)
+        assert len(calls) == 2
+
+
+@pytest.mark.parametrize('places', [range(0), range(-1, 2), range(9, 12)])
+def test_what_is_not_there_is_not_read_ahead(tmp_path, places):
+    items = payloads(11)
+    path = write(tmp_path / 'x.zip', items)
+    assert read_with_ahead(path, places) == items
+
+
+def test_damage_is_found_in_what_was_read_ahead(tmp_path):
+    """Each byte of files and index in turn."""
+    path = write(tmp_path / 'x.zip', payloads(6))
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x41
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match='is damaged or of another program'):
+            read_with_ahead(path, range(1, 6))
