@@ -1,6 +1,6 @@
 # make demo   draws videos, preprocesses, trains, evaluates: the whole way in minutes
 # make test   the quick tests     make test-all   those marked slow as well
-# make bench  measurements        make lint       ruff
+# make bench  measurements, ending in one table (runs/bench.md)    make lint  ruff
 PYTHON ?= python3
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -56,7 +56,10 @@ test-all: install
 lint: install
 	$(BIN)/ruff check .
 
+bench: export BENCH_TABLE := runs/bench.md
 bench: demo
+	@printf '%s\n' '| what | ours | against | times as fast | share of the limit |' \
+		'|---|---|---|---|---|' > $(BENCH_TABLE)
 	$(PY) -m tests.bench.bench_optical_flow $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
 	$(PY) -m tests.bench.bench_codecs $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
 	$(PY) -m tests.bench.bench_input $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
@@ -68,6 +71,7 @@ bench: demo
 	$(PY) -m tests.bench.bench_cluster --data_dir=$(DEMO_DATA)/preprocessed
 	$(PY) -m tests.bench.bench_evaluate --train_dir=$(DEMO_RUNS)/full \
 		--video=$(DEMO_DATA)/videos
+	@echo; cat $(BENCH_TABLE)
 
 clean-demo:
 	rm -rf $(DEMO_DATA) $(DEMO_RUNS)

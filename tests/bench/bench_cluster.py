@@ -22,10 +22,13 @@ import subprocess
 import sys
 import tempfile
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-import tensorflow.compat.v1 as tf
 from absl import app
 from absl import flags
+
+from results import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
 
 import model
 import train

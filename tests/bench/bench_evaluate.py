@@ -21,6 +21,7 @@ from absl import flags
 
 from data.preprocessing import decoding
 from results import predict
+from tests.bench import table
 
 FLAGS = flags.FLAGS
 
@@ -81,6 +82,8 @@ def main(_):
             with open(f'{path}.json') as file:
                 result = json.load(file)
             taken = result['seconds_taken']
+            what = f'classifying {minutes} min of video'
+            table.row(what, [taken], 'real time', [60 * float(minutes)])
             print(
                 f'{minutes} min: {result["frames"]:,} frames in {taken:.0f} s, '
                 f'{result["frames"] / taken:.0f} a second, real-time factor '

@@ -30,11 +30,14 @@ import tempfile
 import time
 import zipfile
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import cv2
 import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import flags
+
+from results import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
 
 import cnnm
 import optical_flow
@@ -42,6 +45,7 @@ from data import clips
 from data.preprocessing import decoding
 from data.preprocessing import videos
 from data.synthetic import draw
+from tests.bench import table
 
 SIZE, LENGTH, STEPS = clips.FRAME_SIZE, 10, 25
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
@@ -273,7 +277,7 @@ def tasks_of(folder, name, way):
 
 
 def rounds_of(readers, rows, rounds):
-    """Processor milliseconds of each task by each way: medians."""
+    """Processor milliseconds of each task by each way, dict (task, way) -> list."""
     took = collections.defaultdict(list)
     random = np.random.default_rng(1)
     # A video decoder leaves no cache as it was, which doubles the price of whatever
@@ -286,11 +290,19 @@ def rounds_of(readers, rows, rounds):
                 began = time.process_time()
                 readers[name][task](clip, place, count)
                 took[task, name].append(1000 * (time.process_time() - began))
-    return {key: statistics.median(values) for key, values in took.items()}
+    return took
 
 
 def print_reading(took, names):
-    """The table of reading times and what they are against each other."""
+    """The table of reading times and what they are against each other, as medians."""
+    for task in ('random stack', 'even stacks'):
+        seconds = {n: [ms / 1000 for ms in took[task, n]] for n in names}
+        table.row(
+            f'reading a clip, {task}, {SIZE} pixels',
+            *(seconds['archive'], 'a video of it', seconds['video']),
+            *('decoding from memory', seconds['decoding']),
+        )
+    took = {key: statistics.median(values) for key, values in took.items()}
     print(f'\n{"processor ms":14}' + ''.join(f'{name:>12}' for name in names))
     for task in TASKS:
         row = ''.join(f'{took[task, name]:12.3f}' for name in names)

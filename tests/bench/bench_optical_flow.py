@@ -25,6 +25,7 @@ import optical_flow
 from data import clips
 from data.preprocessing import decoding
 from data.preprocessing import videos
+from tests.bench import table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FRAMES = 2000
@@ -218,8 +219,14 @@ def main(video_dir, rounds, scratch):
             rate = timed(program, video_dir, listed, name, str(folder / name))
             rates.setdefault(name, []).append(rate)
             rates.setdefault(f'bare {name}', []).append(timed(bare, pairs, name))
-    rates = {name: statistics.median(values) for name, values in rates.items()}
     cores = len(os.sched_getaffinity(0))
+    for name in ALGORITHMS:
+        ours, plain = ([1 / r for r in rates[n]] for n in (name, 'plain loop'))
+        calls = [1 / (r * cores) for r in rates[f'bare {name}']]
+        what = f'preprocessing a frame, --flow={name}, 224 pixels'
+        limit = f'{cores} cores that only compute flow'
+        table.row(what, ours, 'a plain loop, Farneback', plain, limit, calls)
+    rates = {name: statistics.median(values) for name, values in rates.items()}
     print(f'{len(chosen)} videos, {rounds} rounds, {cores} cores; medians, frames/s')
     print(f'{"":14} {"program":>8} {"bare call":>10} {"x plain loop":>13} {"aim":>5}')
     print(f'{"plain loop":14} {rates["plain loop"]:8.0f}')

@@ -16,11 +16,10 @@ installed there is one line that says so.
 --quick measures smaller sizes, to see that it runs.
 """
 
+import functools
 import itertools
 import os
-import statistics
 import tempfile
-import time
 
 import numpy as np
 from absl import flags
@@ -36,6 +35,8 @@ import vgg
 from data import feeds
 from data import splits
 from tests.bench import bench_training
+from tests.bench import bench_vgg
+from tests.bench import table
 
 try:
     import torch
@@ -75,7 +76,7 @@ def set_layer(layer, weights, biases):
 
 
 def lstm_steps(batch, steps, depth, units):
-    """(our training step, PyTorch's), functions without arguments."""
+    """(our training step, PyTorch's, functions without arguments; multiply-adds)."""
     features = np.random.RandomState(0).rand(batch, steps, depth).astype(np.float32)
     inputs = tf.placeholder(tf.float32, [None, None, depth])
     _, last = model.lstm(inputs, tf.fill([tf.shape(inputs)[0]], steps), units)
@@ -108,7 +109,9 @@ def lstm_steps(batch, steps, depth, units):
         network(given)[0][:, -1].square().mean().backward()
         optimizer.step()
 
-    return lambda: session.run(train_op, {inputs: features}), theirs
+    # with the gradient of the weights; nobody needs that of the features
+    used = batch * steps * 4 * units * (2 * depth + 3 * units)
+    return lambda: session.run(train_op, {inputs: features}), theirs, used
 
 
 # -- CNN-M ----------------------------------------------------------------------------
@@ -147,7 +150,7 @@ def torch_cnn_m(values, channels, size):
 
 
 def cnn_m_steps(data_dir, batch, size):
-    """(our training step with reading, PyTorch's from one batch)."""
+    """(our training step with reading, PyTorch's from one batch, multiply-adds)."""
     stream, classes = model.STREAMS['motion'], bench_training.CLASSES
     rows = bench_training.store_clips(data_dir, 2 * batch, 40, size)
     examples = [
@@ -197,14 +200,18 @@ def cnn_m_steps(data_dir, batch, size):
         torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
         optimizer.step()
 
-    return ours, theirs
+    count = functools.partial(
+        bench_vgg.multiply_adds, graph.variables, graph.end_points
+    )  # forward and both gradients; nobody needs that of the stacks
+    used = batch * (3 * count(stream.layers) - count(['conv1']))
+    return ours, theirs, used
 
 
 # -- VGG-19 ---------------------------------------------------------------------------
 
 
 def vgg_features(batch, size):
-    """(our fc7 of a batch of frames, PyTorch's)."""
+    """(our fc7 of a batch of frames, PyTorch's, multiply-adds)."""
     random = np.random.RandomState(0)
     frames = random.randint(0, 256, [batch, size, size, 3]).astype(np.uint8)
     images = tf.placeholder(tf.uint8, frames.shape)
@@ -242,27 +249,29 @@ def vgg_features(batch, size):
     expected = theirs()
     largest = np.abs(expected).max()
     np.testing.assert_allclose(ours(), expected, rtol=0, atol=2e-5 * largest)
-    return ours, theirs
+    variables = tf.trainable_variables()
+    used = batch * bench_vgg.multiply_adds(variables, end_points, vgg.LAYERS[:-1])
+    return ours, theirs, used
 
 
 # -- all ------------------------------------------------------------------------------
 
 
-def compare(what, wanted, ours, theirs, rounds):
-    """Measures both in turns and prints one line of the table."""
-    times = {ours: [], theirs: []}
-    for _ in range(1 + rounds):  # the first is not counted
-        for run, taken in times.items():
-            begun = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - begun)
-    mine, other = (statistics.median(taken[1:]) for taken in times.values())
-    ratios = [b / a for a, b in zip(*times.values(), strict=True)][1:]
-    print(
-        f'| {what} | {mine:.3f} s | {other:.3f} s | {other / mine:.2f} x as fast '
-        f'({min(ratios):.2f} to {max(ratios):.2f}) | {wanted} |',
-        flush=True,
-    )
+def compare(what, ours, theirs, used, rounds):
+    """Measures both in turns, beside a matrix product, and prints a row of the table.
+
+    Args:
+      what: the work, with its size.
+      ours, theirs: functions without arguments.
+      used: multiply-adds of one call.
+      rounds: int.
+    """
+    multiply, count = bench_vgg.product()
+    calls = {'ours': ours, 'theirs': theirs, 'limit': multiply}
+    times = table.take_turns(calls, rounds)
+    limit = [seconds * used / count for seconds in times['limit']]
+    name = 'as many operations in a matrix product'
+    print(table.row(what, times['ours'], 'PyTorch', times['theirs'], name, limit))
 
 
 def main(values):
@@ -272,21 +281,20 @@ def main(values):
         return
     quick, rounds = values.quick, values.rounds
     print(f'{os.cpu_count()} cores, TensorFlow {tf.__version__}, PyTorch ', end='')
-    print(torch.__version__, '| what | ours | PyTorch | ratio | wanted |', sep='\n\n')
-    print('|---|---|---|---|---|')
+    print(torch.__version__, table.HEAD, sep='\n\n')
     torch.manual_seed(0)
     with tf.Graph().as_default():
         shape = (4, 5, 64, 32) if quick else (32, 25, 4096, 1024)
         what = 'LSTM training step, B {} T {} D {} U {}'.format(*shape)
-        compare(what, 1.0, *lstm_steps(*shape), rounds)
+        compare(what, *lstm_steps(*shape), rounds)
     with tf.Graph().as_default(), tempfile.TemporaryDirectory() as data_dir:
         batch, size = (2, 64) if quick else (16, 224)
         what = f'CNN-M-2048 training step with reading, B {batch}, {size} pixels'
-        compare(what, 1.5, *cnn_m_steps(data_dir, batch, size), rounds)
+        compare(what, *cnn_m_steps(data_dir, batch, size), rounds)
     with tf.Graph().as_default():
         batch, size = (2, 64) if quick else (8, 224)
         what = f'VGG-19 fc7 of {batch} frames, {size} pixels'
-        compare(what, 1.0, *vgg_features(batch, size), rounds)
+        compare(what, *vgg_features(batch, size), rounds)
 
 
 if __name__ == '__main__':

@@ -21,11 +21,14 @@ import pathlib
 import tempfile
 import time
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import app
 from absl import flags
+
+from results import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
 
 import model
 import train
@@ -33,6 +36,7 @@ from data import clips
 from data import features
 from data import feeds
 from data import splits
+from tests.bench import table
 from weights import layers
 
 FLAGS = flags.FLAGS
@@ -222,6 +226,8 @@ def bench_epochs(data_dir, rows, size, steps):
     cached, _ = run_steps('hybrid', *place, EPOCHS, count, cnns=cnns)
     cached /= EPOCHS
     joint, _ = run_steps('joint', *place, count // pair, pair, steps)
+    what = f'hybrid epoch of {count} clips, T {steps}, from the feature cache'
+    table.row(what, [cached], f'joint from {size} pixels', [joint])
     print(
         f'an epoch of {count} clips, T {steps}: hybrid {cached:.2f} s on cached '
         f'features, joint {joint:.1f} s from {size} pixels: {joint / cached:.0f} '
@@ -233,6 +239,9 @@ def bench_epochs(data_dir, rows, size, steps):
 def bench_waiting(data_dir, rows, size, count):
     """How long the motion stage waits for input."""
     seconds, waited = run_steps('motion', data_dir, rows, size, count, len(rows))
+    what = f'CNN-M-2048 step with reading, {len(rows)} stacks, {size} pixels'
+    alone = (seconds - waited) / count
+    table.row(what, [seconds / count], 'without waiting', [alone])
     print(
         f'CNN-M-2048 step, {len(rows)} stacks at {size} pixels: {seconds / count:.2f} '
         f's, {waited / seconds:.1%} of it waiting for input (5 % allowed)',
@@ -267,6 +276,8 @@ def main(_):
     hoisted, one = lstm_step(True, *shape)
     inside, other = lstm_step(False, *shape)
     np.testing.assert_allclose(one, other, atol=1e-5)  # the same computation
+    what = 'LSTM training step, B {} T {} D {} U {}'.format(*shape)
+    table.row(what, [hoisted], 'the projection in the loop', [inside])
     print(
         'LSTM step, B {} T {} D {} U {}: '.format(*shape)
         + f'projection inside the loop {inside:.2f} s, before it {hoisted:.2f} s: '

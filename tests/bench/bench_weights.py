@@ -6,6 +6,7 @@ Each way runs in a process of its own, over a session that is already there:
   mapped    vgg.load_weights: memory-mapped arrays fed to all placeholders in one run
   one feed  a pickled dict read whole and fed to the same placeholders in one run
   constant  the arrays as constants of the graph
+  copy      the arrays copied once from the files, which is the limit
 Anonymous memory is what cannot be dropped and read again from a file (RssAnon of
 proc(5)); its peak is sampled every two milliseconds. The mapped way is followed by a
 run of the gradients, which is what a training step itself needs, and by a step.
@@ -21,9 +22,14 @@ import threading
 import time
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from results import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
 
 import vgg
+from tests.bench import table
 from weights import dump
 from weights import layers
 
@@ -102,7 +108,12 @@ def one_way(way, folder):
         arrays = read_pickled(folder)
         session.run([found[name].assign(tf.constant(arrays[name])) for name in found])
 
+    def copy():
+        for path in sorted((folder / 'dump').rglob('*.npy')):
+            np.array(np.load(path, mmap_mode='r'))
+
     ways = {
+        'copy': copy,
         'mapped': lambda: vgg.load_weights(session, folder / 'dump', 'vgg_19'),
         'one feed': one_feed,
         'constant': constant,
@@ -130,9 +141,11 @@ def main():
         size = make_files(folder)
         print(f'VGG-19, {size / MB:.0f} MB of weights')
         print(f'{"way":12}{"seconds":>10}{"peak MB":>10}{"after MB":>10}')
-        seconds, growth = {}, {}
-        for way, repeats in (('mapped', 3), ('one feed', 3), ('constant', 1)):
+        seconds, growth, loads = {}, {}, {}
+        ways = (('copy', 3), ('mapped', 3), ('one feed', 3), ('constant', 1))
+        for way, repeats in ways:
             runs = [run(way, folder) for _ in range(repeats)]
+            loads[way] = [figures['load']['seconds'] for figures in runs]
             for part in runs[0]:
                 middle = {
                     key: statistics.median(figures[part][key] for figures in runs)
@@ -143,6 +156,11 @@ def main():
                     seconds[way], growth[way] = middle['seconds'], middle['peak']
                 if part == 'step':
                     extra = middle['peak'] / size
+        table.row(
+            f'loading VGG-19, {size / MB:.0f} MB',
+            *(loads['mapped'], 'one feed', loads['one feed']),
+            *('copying the arrays', loads['copy']),
+        )
         print(f'mapped grows by {growth["mapped"] / MB:.1f} MB (at most 5)')
         print(
             f'mapped takes {seconds["mapped"] / seconds["one feed"]:.2f} of the time '
