@@ -6,6 +6,7 @@ sees the batches an undisturbed run would have seen.
 
 import collections
 import concurrent.futures
+import contextlib
 
 import numpy as np
 
@@ -93,3 +94,17 @@ def read_ahead(batches, read, workers, ahead=2):
         finally:
             for future in (future for batch in waiting for future in batch):
                 future.cancel()
+
+
+def made_ahead(iterator):
+    """Yields what the iterator does, the next item made while one is used.
+
+    Args:
+      iterator: a generator, closed when this one is.
+    """
+    ended = object()
+    with contextlib.closing(iterator), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        made = pool.submit(next, iterator, ended)
+        while (item := made.result()) is not ended:
+            made = pool.submit(next, iterator, ended)
+            yield item

@@ -180,7 +180,7 @@ def segments(clip, streams, num_segments, stack_length):
 
 
 def read(requests, read_clip, workers, ahead=2):
-    """Yields each batch as the graph wants it, read ahead of its use.
+    """Reads and puts together each batch as the graph wants it, ahead of its use.
 
     Args:
       requests: iterable of Request.
@@ -188,9 +188,9 @@ def read(requests, read_clip, workers, ahead=2):
       workers: threads.
       ahead: batches read ahead.
 
-    Yields:
-      dict of the graph's inputs by name. `images` of clips are stacked; everything else
-      is a sequence, padded, with `lengths` int32 [B].
+    Returns:
+      Iterator of dicts of the graph's inputs by name. `images` of clips are stacked;
+      everything else is a sequence, padded, with `lengths` int32 [B].
     """
     feeds = []
 
@@ -202,12 +202,16 @@ def read(requests, read_clip, workers, ahead=2):
     def read_item(item):
         return read_clip(*item)
 
-    for found in batches.read_ahead(clips_of(requests), read_item, workers, ahead):
-        batch = dict(feeds.pop(0))  # the request may be read again
-        for name in found[0]:
-            values = [clip[name] for clip in found]
-            if name == 'images':
-                batch[name] = np.stack(values)
-            else:
-                batch[name], batch['lengths'] = batches.pad(values)
-        yield batch
+    def put_together(ahead):
+        for found in batches.read_ahead(clips_of(requests), read_item, workers, ahead):
+            batch = dict(feeds.pop(0))  # the request may be read again
+            for name in found[0]:
+                values = [clip[name] for clip in found]
+                if name == 'images':
+                    batch[name] = np.stack(values)
+                else:
+                    batch[name], batch['lengths'] = batches.pad(values)
+            yield batch
+
+    # copying the clips of a batch takes as long as a GPU takes for its step
+    return batches.made_ahead(put_together(ahead - 1)) if ahead else put_together(0)

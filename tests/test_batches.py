@@ -131,3 +131,50 @@ def test_read_ahead_raises_an_error_at_its_batch():
         for batch in batches.read_ahead(asked, read, workers=2, ahead=3):
             got.append(batch)
     assert got == [[0, 1], [2, 3]]
+
+
+def test_the_next_item_is_made_while_one_is_used():
+    made, wanted = [], threading.Semaphore(0)
+
+    def items():
+        for n in range(4):
+            made.append(n)
+            wanted.release()
+            yield n
+
+    found = batches.made_ahead(items())
+    assert made == []
+    for n in range(4):
+        assert next(found) == n
+        if n < 3:
+            assert wanted.acquire(timeout=60) and wanted.acquire(timeout=60)
+            assert made == list(range(n + 2))  # the next one, and no more
+            wanted.release()
+    assert next(found, None) is None
+
+
+def test_an_item_that_cannot_be_made_is_said_in_its_place():
+    def items():
+        yield 0
+        yield 1
+        raise ValueError('third')
+
+    found = batches.made_ahead(items())
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ValueError, match='third'):
+        next(found)
+
+
+def test_what_makes_items_ahead_is_closed_with_its_reader():
+    closed = []
+
+    def items():
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    found = batches.made_ahead(items())
+    assert next(found) == 0
+    found.close()
+    assert closed == [True]
