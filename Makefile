@@ -45,7 +45,7 @@ demo: install
 	$(DEMO_TRAIN) --train_dir=$(DEMO_RUNS)/full
 	$(DEMO_EVALUATE) --train_dir=$(DEMO_RUNS)/full \
 		--compare=$(DEMO_RUNS)/no_lstm,$(DEMO_RUNS)/no_motion,$(DEMO_RUNS)/no_spatial
-	$(PY) -m data.synthetic.ceilings --runs=$(DEMO_RUNS) --data=$(DEMO_DATA)/preprocessed
+	$(PY) -m data.synthetic.accuracies --runs=$(DEMO_RUNS) --data=$(DEMO_DATA)/preprocessed
 
 test: install
 	$(BIN)/pytest

@@ -36,7 +36,7 @@ COMBINATION = 'softmax/combination/scores'
 
 
 class Stream(NamedTuple):
-    """All that differs between streams; another stream is another entry of STREAMS."""
+    """What graphs and readers need of a stream; another one is an entry of STREAMS."""
 
     cnn: Callable  # images, C, keep_prob, dropout_seed, **options -> logits, end_points
     network: object  # module with load_weights and save_weights
@@ -231,7 +231,7 @@ def regularized_fusion_network(means, units=FUSION_UNITS):
 
 def group_norms(fusion_weights):
     """Norms of W_E's columns [F]: a column is all that enters one fusion unit, from
-    both streams, so switching it off switches off a unit of both."""
+    all streams, so switching it off switches off a unit of all."""
     return tf.sqrt(tf.reduce_sum(tf.square(fusion_weights), axis=0))
 
 
@@ -270,7 +270,7 @@ def hybrid(
     keep_prob=1.0,
     dropout_seed=None,
 ):
-    """LSTMs on both streams and the fusion network beside them, then the softmax.
+    """LSTMs on the streams and the fusion network beside them, then the softmax.
 
     Args:
       features: dict stream -> float32 [B, T, D]; needs the streams of `branches`.
@@ -316,8 +316,10 @@ def hybrid(
 
 
 def probabilities(logits):
-    """softmax: float32 [..., C] -> [..., C]. With `log_probabilities` and
-    `classification_loss` the only places that know what the classes' scores mean."""
+    """softmax: float32 [..., C] -> [..., C].
+
+    Late fusion, calibration and export rely on probabilities(log p) being p.
+    """
     return tf.nn.softmax(logits)
 
 
@@ -583,8 +585,8 @@ def set_scales(session, scales):
 def weight_decay(variables):
     """1/2 sum ||W||_F^2 over the matrices and filters among the variables."""
     matrices = [v for v in variables if v.shape.rank > 1]
-    # of three or more tensors tf.add_n adds first what comes with a buffer to spare,
-    # so that the last bit may be another in another run
+    # not tf.add_n: of three or more tensors it adds first what comes with a buffer to
+    # spare, so that the last bit may be another in another run
     return tf.reduce_sum([tf.nn.l2_loss(v) for v in matrices])
 
 
@@ -618,7 +620,7 @@ def loss_parts(logits, labels, variables, decay):
         'cross_entropy': classification_loss(logits, labels),
         'weight_decay': decay * weight_decay(others),
     }
-    parts['loss'] = tf.add_n(list(parts.values()))
+    parts['loss'] = tf.reduce_sum(list(parts.values()))
     right = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
     parts['accuracy'] = tf.reduce_mean(tf.cast(right, tf.float32))
     for weights in variables:
@@ -643,8 +645,8 @@ class Update(tf.train.Optimizer):
 
     It is an optimizer so that tf.train.SyncReplicasOptimizer can give it the mean of
     several workers' gradients: clipping and the proximal step are not linear, so they
-    must see the mean. A variable that is not trained takes what comes for it as it is:
-    that is how the workers' mean loss is had.
+    must see the mean. A variable that is not trained is assigned its "gradient": this
+    is how the mean of what the workers log is obtained.
     """
 
     def __init__(self, optimizer, clip_norm, proximal):
@@ -696,7 +698,8 @@ def training(parts, variables, update, global_step=None, logged=()):
       variables: what is trained.
       update: Update, or an optimizer around one.
       global_step: variable that counts the updates, where something needs it.
-      logged: pairs (value, variable not trained) that go the way of the gradients.
+      logged: pairs (value, variable not trained), averaged over the workers as the
+        gradients are.
 
     Returns:
       The train op.

@@ -127,7 +127,9 @@ def _algorithm(name, preset):
 def flow_parameters(name, preset='medium'):
     """Every number of a flow algorithm, as dict; arguments as of `flow_function`.
 
-    Those of DIS and TV-L1 are asked of OpenCV's object: a preset is what it sets.
+    Those of DIS and TV-L1 are asked of OpenCV's object by its get...() methods: a
+    preset is what it sets. What an object does not tell must be added here, or a change
+    of it is not noticed. In a name, what follows `-` is the preset.
     """
     if name == 'farneback':
         return dict(FARNEBACK)

@@ -1,7 +1,8 @@
 """What the graph of a stage is fed: pixels or cached features, labels, crops, seeds.
 
-    requests = feeds.training_requests(examples, rows, batch_size=32, seed=0)
-    read = feeds.image_reader(data_dir, model.STREAMS['motion'], stack_length=10)
+    stream = model.STREAMS['motion']
+    requests = feeds.training_requests(examples, rows, 32, seed=0, span=stream.span(10))
+    read = feeds.image_reader(data_dir, stream, stack_length=10)
     for batch in feeds.read(map(requests, range(steps)), read, workers=8):
         feed = {inputs[name]: value for name, value in batch.items()}
 
@@ -47,8 +48,8 @@ def training_requests(
       seed: int that everything random follows from, together with the step.
       keep_prob: dropout keep probability.
       balanced: draw classes evenly.
-      span: frames that an input of one CNN covers, to draw its first frame; None where
-        the whole clip is sampled.
+      span: frames that an input of one CNN covers, to draw its first frame, as
+        `image_reader` needs it; None where the whole clip is sampled.
       num_views: views of each clip in the feature cache, to draw one; they are there
         for the whole clip.
 
@@ -59,17 +60,17 @@ def training_requests(
 
     def request(step):
         if balanced:
-            places = batches.balanced_positions(step, batch_size, labels, seed)
+            indices = batches.balanced_positions(step, batch_size, labels, seed)
         else:
-            places = batches.positions(step, batch_size, len(examples), seed)
-        chosen = [rows[examples[place].clip] for place in places]
+            indices = batches.positions(step, batch_size, len(examples), seed)
+        chosen = [rows[examples[index].clip] for index in indices]
         if span:
             frames = [row['frames'] for row in chosen]
             which = sampling.random_starts(frames, span, seed, step)
         else:
             which = sampling.random_views(batch_size, num_views, seed, step)
         feed = {
-            'labels': labels[places],
+            'labels': labels[indices],
             'keep_prob': keep_prob,
             'dropout_seed': [seed, step],
             **augmentation.random_crops(batch_size, seed, step),
@@ -96,7 +97,7 @@ def part_of(request, part, parts):
     return Request(request.clips[rows], feed)
 
 
-def whole_requests(examples, rows, batch_size, span=None):
+def evaluation_requests(examples, rows, batch_size, span=None):
     """Batches that go through all clips once, without random crops and dropout.
 
     Args:
@@ -111,10 +112,10 @@ def whole_requests(examples, rows, batch_size, span=None):
     starts = [span and sampling.middle_start(row['frames'], span) for row in chosen]
     clips = list(zip(chosen, starts, strict=True))
     parts = [clips[n : n + batch_size] for n in range(0, len(clips), batch_size)]
-    return [Request(part, without_chance(len(part))) for part in parts]
+    return [Request(part, deterministic_feed(len(part))) for part in parts]
 
 
-def without_chance(count):
+def deterministic_feed(count):
     """The feed of `count` clips without random crops and dropout."""
     whole = augmentation.whole_images(count)
     return {'keep_prob': 1.0, 'dropout_seed': [0, 0], **whole}

@@ -5,10 +5,10 @@
     images = model.STREAMS['motion'].read(clip, starts, stack_length)
 
 An input of a network begins at a frame and spans some frames: a frame spans 1, a stack
-of L flow fields L + 1. Training takes a random start in each clip, features, evaluation
-and prediction evenly spaced ones (two-stream 2014, section 5), validation of one CNN
-the middle one. The further views of a clip, which the hybrid is trained on, have their
-starts drawn one in each of equal segments.
+of L flow fields L + 1. Training of one CNN takes a random start in each clip and its
+validation the middle one; features, joint training, evaluation and prediction take
+evenly spaced ones (two-stream 2014, section 5). The further views of a clip, which the
+hybrid is trained on, have their starts drawn one in each of equal segments.
 """
 
 import collections

@@ -400,7 +400,7 @@ def leftover(variable):
         return tf.cond(accumulator.num_accumulated() > 0, taken, lambda: False)
 
 
-def monitored(cluster, target, taking):
+def monitored(cluster, target, worker):
     """The tf.train.MonitoredTrainingSession of a worker.
 
     SyncReplicasOptimizer's hook gives out a token for each worker before the first
@@ -409,9 +409,9 @@ def monitored(cluster, target, taking):
     by its number instead.
     """
     chief = cluster.task == 0
-    last = taking.shared.turn if chief else taking.shared.open  # to get a value
+    last = worker.shared.turn if chief else worker.shared.open  # to get a value
     ready = tf.report_uninitialized_variables([last])
-    hooks = [taking.sync.make_session_run_hook(chief)] if taking.sync else []
+    hooks = [worker.sync.make_session_run_hook(chief)] if worker.sync else []
     return tf.train.MonitoredTrainingSession(
         target,
         is_chief=chief,
@@ -452,7 +452,7 @@ def leading(cluster, target, graph, session, first, stop):
     Yields:
       Function (feed, step) -> (values of graph.parts by name, steps that are done).
     """
-    shared, sync, leftovers = graph.taking
+    shared, sync, leftovers = graph.worker
     again = session.run(shared.is_open)
     turn = int(session.run(shared.turn)) + 1 if again else 0
     session.run([leftovers, shared.logged.initializer])
@@ -484,7 +484,7 @@ def leading(cluster, target, graph, session, first, stop):
             }
         return values, done
 
-    with monitored(cluster, target, graph.taking) as workers:
+    with monitored(cluster, target, graph.worker) as workers:
         shared.open.load(True, session)
         try:
             yield step_of_all
@@ -512,14 +512,14 @@ def helping(cluster, target, graph, read, feed_of, total, stop):
     Returns:
       0; or 128 + the number of a signal.
     """
-    shared, sync, _ = graph.taking
+    shared, sync, _ = graph.worker
     with tf.Session(target, config=config(cluster)) as session:
         print('waiting for worker 0', flush=True)
         while not session.run(shared.is_open):
             if stop:
                 return 128 + stop[0]
             time.sleep(0.2)
-    with monitored(cluster, target, graph.taking) as session:
+    with monitored(cluster, target, graph.worker) as session:
         last_turn, next_step, batches = None, None, None
         while True:
             turn, offset, is_open = session.run(shared[:3])

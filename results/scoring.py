@@ -184,7 +184,7 @@ def score(run, checkpoint, data_dir, examples, rows, protocol, batch_size, worke
         streams = {stream: model.STREAMS[stream] for stream in cnns}
         segments, length = protocol.test_segments, flags['stack_length']
         readers = [feeds.segment_reader(data_dir, streams, segments, length)]
-    requests = feeds.whole_requests(examples, rows, 1 if alone else batch_size)
+    requests = feeds.evaluation_requests(examples, rows, 1 if alone else batch_size)
     views = [feeds.read(requests, read, workers) for read in readers]
     batches = zip(*views, strict=True)
     mirror = protocol.test_views == 'mirror' and flags['stage'] != 'hybrid'

@@ -280,7 +280,10 @@ def assert_close(run, other, loss, weights):
         ('joint', []),
         (
             'joint',  # from dumps and a checkpoint
-            [f'--{start}_weights=HYBRID' for start in (*model.STREAMS, 'hybrid')],
+            # with seed 0 a unit below pool3 of VGG-19 is so near its kink at step 9
+            # that rounding decides which gradient it gets
+            ['--seed=1']
+            + [f'--{start}_weights=HYBRID' for start in (*model.STREAMS, 'hybrid')],
         ),
     ],
 )

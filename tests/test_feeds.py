@@ -137,7 +137,7 @@ def test_held_out_clips_are_read_in_the_middle_without_chance(data, stream):
     data_dir, examples, index = data
     examples = examples[:7]
     span = model.STREAMS[stream].span(LENGTH)
-    requests = feeds.whole_requests(examples, index, B, span)
+    requests = feeds.evaluation_requests(examples, index, B, span)
     reader = feeds.image_reader(data_dir, model.STREAMS[stream], LENGTH)
     found = list(feeds.read(requests, reader, workers=2))
     images = np.concatenate([feed['images'] for feed in found])
@@ -154,7 +154,7 @@ def test_held_out_clips_are_read_in_the_middle_without_chance(data, stream):
 
 def test_requests_can_be_read_again_and_keep_no_pixels(data):
     data_dir, examples, index = data
-    requests = feeds.whole_requests(examples[:3], index, 2)
+    requests = feeds.evaluation_requests(examples[:3], index, 2)
     reader = feeds.segment_reader(data_dir, model.STREAMS, 2, LENGTH)
     first, second = (list(feeds.read(requests, reader, workers=1)) for _ in range(2))
     for one, other in zip(first, second, strict=True):

@@ -118,7 +118,7 @@ def test_given_weights_of_late_fusion_are_not_learned(graph, given, learned):
     built = build(head='late', **given)
     names = [variable.op.name for variable in built.variables]
     assert (model.COMBINATION in names) == learned
-    assert built.branches == {}
+    assert built.branch_probabilities == {}
 
 
 def test_searched_weights_are_not_learned_and_branches_are_scored(graph):
@@ -126,7 +126,7 @@ def test_searched_weights_are_not_learned_and_branches_are_scored(graph):
     assert model.COMBINATION not in [v.op.name for v in built.variables]
     with tf.Session() as session:
         hybrids.start(session)
-        found = session.run(built.branches, feed(built, 0.1))
+        found = session.run(built.branch_probabilities, feed(built, 0.1))
     assert set(found) == {'fusion', 'spatial_lstm'}
     for values in found.values():
         np.testing.assert_allclose(values.sum(axis=1), 1, rtol=1e-5)

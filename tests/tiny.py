@@ -148,7 +148,7 @@ def feed_of(flags, cnns, examples, rows):
         read_clip = feeds.segment_reader(
             data_dir, streams, flags['num_segments'], length
         )
-    requests = feeds.whole_requests(examples, rows, len(examples), span)
+    requests = feeds.evaluation_requests(examples, rows, len(examples), span)
     return next(feeds.read(requests, read_clip, workers=1))
 
 

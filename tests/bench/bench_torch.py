@@ -173,7 +173,7 @@ def cnn_m_steps(data_dir, batch, size):
     read = feeds.image_reader(data_dir, stream, length)
     found = feeds.read(map(requests, itertools.count()), read, bench_training.WORKERS)
 
-    whole = {**next(found), **feeds.without_chance(batch)}
+    whole = {**next(found), **feeds.deterministic_feed(batch)}
     stacks = (whole['images'].astype(np.float32) - 128) / 20
     given = torch.tensor(stacks.transpose(0, 3, 1, 2).copy())
     labels = torch.tensor(whole['labels'], dtype=torch.int64)

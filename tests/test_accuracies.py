@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from data.synthetic import ceilings
+from data.synthetic import accuracies
 
 
 @pytest.mark.parametrize(
@@ -27,16 +27,16 @@ from data.synthetic import ceilings
     ],
 )
 def test_verdict(name, share, expected):
-    said = ceilings.verdict(name, share, 112)
+    said = accuracies.verdict(name, share, 112)
     assert (expected in said) if expected else said == ''
 
 
 @pytest.mark.parametrize('name', ['no_lstm', 'no_motion', 'no_spatial'])
 def test_band_is_three_standard_errors(name):
-    ceiling, _ = ceilings.CEILINGS[name]
-    band = 3 * math.sqrt(ceiling * (1 - ceiling) / 400)
-    assert ceilings.verdict(name, ceiling + band - 1e-6, 400) == ''
-    assert ceilings.verdict(name, ceiling + band + 1e-6, 400)
+    expected, _ = accuracies.EXPECTED[name]
+    band = 3 * math.sqrt(expected * (1 - expected) / 400)
+    assert accuracies.verdict(name, expected + band - 1e-6, 400) == ''
+    assert accuracies.verdict(name, expected + band + 1e-6, 400)
 
 
 def predictions(folder, right, count):
@@ -56,7 +56,7 @@ def test_figures_are_counted_again(tmp_path, run_script):
     (tmp_path / 'full/confusion.png').write_bytes(b'')
     words = [
         '-m',
-        'data.synthetic.ceilings',
+        'data.synthetic.accuracies',
         f'--runs={tmp_path}',
         f'--data={tmp_path}/no',
     ]
@@ -71,7 +71,7 @@ def test_a_leak_ends_with_a_code_and_one_line(tmp_path, run_script):
         predictions(tmp_path / name, right, 112)
     words = [
         '-m',
-        'data.synthetic.ceilings',
+        'data.synthetic.accuracies',
         f'--runs={tmp_path}',
         f'--data={tmp_path}/no',
     ]
@@ -96,4 +96,4 @@ def test_absent_predictions_are_named(tmp_path, text, expected):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=f'{path} {expected}'):
-        ceilings.accuracy(str(path))
+        accuracies.accuracy(str(path))

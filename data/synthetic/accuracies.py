@@ -1,12 +1,12 @@
 """Counts the demo's accuracies and holds them against what is possible.
 
-    python -m data.synthetic.ceilings --runs=runs/demo --data=data/demo/preprocessed
+    python -m data.synthetic.accuracies --runs=runs/demo --data=data/demo/preprocessed
 
-Each figure is counted again from the run's predictions.csv. The ceilings follow from
-the demo's three binary factors: a model that cannot tell one of them is right half of
-the time. Ends with exit code 1 where the full model misses 95 %, or an ablation is more
-than three standard errors off its ceiling: then a clue leaks, or something does not
-learn.
+Each figure is counted again from the run's predictions.csv. What is expected follows
+from the demo's three binary factors: a model that cannot tell one of them is right half
+of the time. Ends with exit code 1 where the full model misses 95 %, or an ablation is
+more than three standard errors off what is expected (without LSTMs it may be lower):
+then a clue leaks, or something does not learn.
 """
 
 import csv
@@ -21,12 +21,12 @@ from results import command_line
 from results import files
 
 FULL_AT_LEAST = 0.95
-# run -> (ceiling, what is left out). Without LSTMs the mean of features may be weaker.
-CEILINGS = {
+# run -> (expected, what is left out). Without LSTMs the mean of features may be weaker.
+EXPECTED = {
     'full': (1.0, 'nothing: both LSTMs and the fusion network'),
     'no_lstm': (0.5, 'the LSTMs, so the order'),
-    'no_motion': (0.25, 'the motion stream, so the way of moving and the order'),
-    'no_spatial': (0.5, 'the spatial stream, so the shape'),
+    'no_motion': (0.25, 'motion and fusion, so the way of moving and the order'),
+    'no_spatial': (0.5, 'frames and fusion, so the shape'),
 }
 
 
@@ -53,14 +53,14 @@ def accuracy(path):
 
 def verdict(name, share, count):
     """'' where the figure is as it must be, else what is wrong with it."""
-    ceiling, _ = CEILINGS[name]
+    expected, _ = EXPECTED[name]
     if name == 'full':
         return '' if share >= FULL_AT_LEAST else f'below {FULL_AT_LEAST:.0%}'
-    band = 3 * math.sqrt(ceiling * (1 - ceiling) / count)
-    if share > ceiling + band:
-        return f'above {ceiling + band:.0%}: a clue leaks'
-    if share < ceiling - band and name != 'no_lstm':
-        return f'below {ceiling - band:.0%}'
+    band = 3 * math.sqrt(expected * (1 - expected) / count)
+    if share > expected + band:
+        return f'above {expected + band:.0%}: a clue leaks'
+    if share < expected - band and name != 'no_lstm':
+        return f'below {expected - band:.0%}'
     return ''
 
 
@@ -68,18 +68,18 @@ def main(values):
     """Writes results.json, prints the table and where the figures are."""
     counted = {
         name: accuracy(os.path.join(values.runs, name, 'predictions.csv'))
-        for name in CEILINGS
+        for name in EXPECTED
     }
     results = os.path.join(values.runs, 'results.json')
     with files.whole(results, encoding='utf-8') as file:
         json.dump({name: share for name, (share, _) in counted.items()}, file, indent=1)
-    print(f'\n{"run":<12}{"accuracy":>9}{"ceiling":>9}{"clips":>7}  left out')
+    print(f'\n{"run":<12}{"accuracy":>9}{"expected":>9}{"clips":>7}  left out')
     wrong = []
     for name, (share, count) in counted.items():
-        ceiling, left_out = CEILINGS[name]
+        expected, left_out = EXPECTED[name]
         trouble = verdict(name, share, count)
         wrong += [f'{name} {share:.1%} is {trouble}'] if trouble else []
-        print(f'{name:<12}{share:>9.1%}{ceiling:>9.0%}{count:>7}  {left_out}')
+        print(f'{name:<12}{share:>9.1%}{expected:>9.0%}{count:>7}  {left_out}')
     figures = glob.glob(os.path.join(values.runs, '*', '*.png'))
     figures += glob.glob(os.path.join(values.data, '**', '*.png'), recursive=True)
     figures += glob.glob(os.path.join(values.runs, '*', 'report.html'))
