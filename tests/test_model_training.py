@@ -54,6 +54,15 @@ def test_gradients_are_clipped_together(graph):
             np.testing.assert_allclose(got[1], [12 * scale], rtol=1e-6)
 
 
+@pytest.mark.parametrize('value', [1e30, np.inf, np.nan])
+def test_clipping_hides_no_gradient_without_a_finite_norm(graph, value):
+    """The norm of 1e30 overflows: scaled by 0 it would be an update of nothing."""
+    gradients = [tf.constant([3.0, 4.0]), tf.constant([value], tf.float32)]
+    with tf.Session() as session:
+        for gradient in session.run(model.clipped(gradients, 10.0)):
+            assert not np.isfinite(gradient).any()
+
+
 # -- the proximal step ----------------------------------------------------------------
 
 
