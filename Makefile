@@ -58,8 +58,7 @@ lint: install
 
 bench: export BENCH_TABLE := runs/bench.md
 bench: demo
-	@printf '%s\n' '| what | ours | against | times as fast | share of the limit |' \
-		'|---|---|---|---|---|' > $(BENCH_TABLE)
+	@$(PY) -c 'from tests.bench import table; print(table.HEAD)' > $(BENCH_TABLE)
 	$(PY) -m tests.bench.bench_optical_flow $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
 	$(PY) -m tests.bench.bench_codecs $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))
 	$(PY) -m tests.bench.bench_input $(if $(REAL_CLIPS),--clips=$(REAL_CLIPS))

@@ -10,7 +10,8 @@
 3. fc7 of VGG-19 for 8 frames of 224 pixels.
 
 PyTorch's networks get our initial weights, and the first outputs must agree. The runs
-take turns, so whatever else the machine does meets both. Where PyTorch is not
+take turns, so whatever else the machine does meets both. Wanted: the LSTM and VGG-19 no
+slower than PyTorch's, CNN-M 1.5 times as fast. Where PyTorch is not
 installed there is one line that says so.
 
 --quick measures smaller sizes, to see that it runs.
