@@ -295,7 +295,6 @@ def evaluate(
         other: report.read_other(other, examples, names) for other in protocol.compare
     }
 
-
     begun = time.perf_counter()
     probabilities = scoring.score(
         run, checkpoint, data_dir, examples, rows, protocol, batch_size, workers

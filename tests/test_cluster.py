@@ -279,10 +279,11 @@ def assert_close(run, other, loss, weights):
         ('spatial', ['--train_layers=fc']),
         ('joint', []),
         (
-            'joint',  # from dumps and a checkpoint
-            # with seed 0 a unit below pool3 of VGG-19 is so near its kink at step 9
-            # that rounding decides which gradient it gets
-            ['--seed=1']
+            # From dumps and a checkpoint: only the start differs from the case above.
+            # Sooner or later a unit is so near its kink that rounding decides which
+            # gradient it gets: on two machines at step 9 of seed 0 and 18 of seed 1.
+            'joint',
+            ['--seed=1', '--max_steps=10']
             + [f'--{start}_weights=HYBRID' for start in (*model.STREAMS, 'hybrid')],
         ),
     ],
@@ -291,7 +292,7 @@ def test_two_workers_are_one_process_with_their_batch(
     stage, more, data_dir, undisturbed, run_narrow, tmp_path
 ):
     more = [word.replace('=HYBRID', f'={undisturbed[0]}') for word in more]
-    more += ['--max_steps=20', '--checkpoint_every=10']
+    more = ['--max_steps=20', '--checkpoint_every=10', *more]
     one, two = tmp_path / 'one', tmp_path / 'two'
     places = [f'--data_dir={data_dir}', f'--train_dir={one}']
     run_narrow('train.py', *places, *words_of(stage, 4, *more))

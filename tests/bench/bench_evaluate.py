@@ -3,7 +3,9 @@
     python -m tests.bench.bench_evaluate --train_dir=runs/demo/full \\
         --video=data/demo/videos --minutes=1,60
 
-The videos are looped to each length; peak memory must not grow with it.
+The videos are looped to each length; peak memory must not grow with it. The limit of
+prediction is decoding and flow alone, that of a hybrid's evaluation the network on a
+batch that is there already.
 """
 
 import contextlib
@@ -19,11 +21,25 @@ import cv2
 from absl import app
 from absl import flags
 
+from results import command_line
+
+with command_line.tensorflow_in_silence():
+    import tensorflow.compat.v1 as tf
+
+import evaluate
+import model
+import optical_flow
+from data import features
+from data import feeds
 from data.preprocessing import decoding
+from results import inference
 from results import predict
+from results import runs
+from results import scoring
 from tests.bench import table
 
 FLAGS = flags.FLAGS
+CLIPS, BATCH, ROUNDS = 2000, 16, 3  # of evaluation
 
 
 def define_flags():
@@ -65,10 +81,58 @@ def timed(*words):
     return time.perf_counter() - begun, peak / 1024, output
 
 
+def bench_scoring(run, checkpoint):
+    """A hybrid's test clips, over and over, by batches and one by one."""
+    of_run, protocol = run['flags'], scoring.Protocol(test_segments=1)
+    data_dir = of_run['data_dir']
+    _, examples, rows = evaluate.read_subset(
+        run, FLAGS.train_dir, data_dir, None, protocol
+    )
+    examples = list(itertools.islice(itertools.cycle(examples), CLIPS))
+
+    def score(batch_size):
+        where = (run, checkpoint, data_dir, examples, rows, protocol)
+        scoring.score(*where, batch_size, os.cpu_count())
+
+    (request,) = feeds.evaluation_requests(examples[:BATCH], rows, BATCH)
+    read_clip = features.reader(features.folders(data_dir, run['cnns']))
+    (batch,) = feeds.read([request], read_clip, 1)
+    widths = {stream: cnn['width'] for stream, cnn in run['cnns'].items()}
+    with tf.Graph().as_default(), tf.Session() as session:
+        inputs, logits, _ = model.classifier('hybrid', runs.architecture(run), widths)
+        probabilities = model.probabilities(logits)
+        inference.restore(session, checkpoint, run)
+        feed = {inputs[name]: x for name, x in batch.items() if name in inputs}
+
+        def forward():
+            for _ in range(CLIPS // BATCH):
+                session.run(probabilities, feed)
+
+        calls = {'ours': lambda: score(BATCH), 'single': lambda: score(1)}
+        times = table.take_turns({**calls, 'limit': forward}, ROUNDS)
+    what = f'evaluating a hybrid on {CLIPS:,} clips in the feature cache'
+    limit = ('its network alone', times['limit'])
+    print(table.row(what, times['ours'], 'one by one', times['single'], *limit))
+
+
+def decode_and_flow(run, path):
+    """Seconds that a video's frames and flow take, without a network."""
+    begun = time.perf_counter()
+    with contextlib.closing(decoding.open_video(path)) as video:
+        frames = ((seconds, frame) for seconds, frame in video.frames())
+        for _ in optical_flow.frames_and_flow(frames, run['preprocessing'], True):
+            pass
+    return time.perf_counter() - begun
+
+
 def main(_):
+    """Measures and prints, one line each."""
     seconds, peak, output = timed()
     (rate,) = [line for line in output.splitlines() if line.endswith('a second')]
     print(f'test split: {rate}, {seconds:.0f} s with start, peak {peak:.0f} MB')
+    run, checkpoint, _ = evaluate.find_run(FLAGS.train_dir)
+    if run['flags']['stage'] == 'hybrid':
+        bench_scoring(run, checkpoint)
     if not FLAGS.video:
         return
     sources = [source for _, source in predict.find(FLAGS.video)]
@@ -83,7 +147,8 @@ def main(_):
                 result = json.load(file)
             taken = result['seconds_taken']
             what = f'classifying {minutes} min of video'
-            table.row(what, [taken], 'real time', [60 * float(minutes)])
+            limit = ('decoding and flow alone', [decode_and_flow(run, path)])
+            table.row(what, [taken], 'real time', [60 * float(minutes)], *limit)
             print(
                 f'{minutes} min: {result["frames"]:,} frames in {taken:.0f} s, '
                 f'{result["frames"] / taken:.0f} a second, real-time factor '

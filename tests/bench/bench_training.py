@@ -223,11 +223,12 @@ def bench_epochs(data_dir, rows, size, steps):
     count, pair = len(rows), 2
     cnns = store_features(data_dir, rows, steps)
     place = (data_dir, rows, size)
-    cached, _ = run_steps('hybrid', *place, EPOCHS, count, cnns=cnns)
-    cached /= EPOCHS
+    cached, waited = run_steps('hybrid', *place, EPOCHS, count, cnns=cnns)
+    alone, cached = (cached - waited) / EPOCHS, cached / EPOCHS
     joint, _ = run_steps('joint', *place, count // pair, pair, steps)
     what = f'hybrid epoch of {count} clips, T {steps}, from the feature cache'
-    table.row(what, [cached], f'joint from {size} pixels', [joint])
+    limit = ('its steps alone', [alone])
+    table.row(what, [cached], f'joint from {size} pixels', [joint], *limit)
     print(
         f'an epoch of {count} clips, T {steps}: hybrid {cached:.2f} s on cached '
         f'features, joint {joint:.1f} s from {size} pixels: {joint / cached:.0f} '
@@ -241,7 +242,8 @@ def bench_waiting(data_dir, rows, size, count):
     seconds, waited = run_steps('motion', data_dir, rows, size, count, len(rows))
     what = f'CNN-M-2048 step with reading, {len(rows)} stacks, {size} pixels'
     alone = (seconds - waited) / count
-    table.row(what, [seconds / count], 'without waiting', [alone])
+    limit = ('the step alone', [alone])
+    table.row(what, [seconds / count], 'without waiting', [alone], *limit)
     print(
         f'CNN-M-2048 step, {len(rows)} stacks at {size} pixels: {seconds / count:.2f} '
         f's, {waited / seconds:.1%} of it waiting for input (5 % allowed)',
