@@ -65,6 +65,7 @@ bench: demo
 	$(PY) -m tests.bench.bench_weights
 	$(PY) -m tests.bench.bench_vgg
 	$(PY) -m tests.bench.bench_training
+	$(PY) -m tests.bench.bench_profile
 	$(PY) -m tests.bench.bench_torch
 	$(PY) -m tests.bench.bench_growth
 	$(PY) -m tests.bench.bench_cluster --data_dir=$(DEMO_DATA)/preprocessed

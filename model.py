@@ -603,7 +603,7 @@ def clipped(gradients, clip_norm):
     )
 
 
-def loss_parts(logits, labels, variables, decay):
+def logged_scalars(logits, labels, variables, decay):
     """What is minimized and what is logged.
 
     Args:
@@ -616,18 +616,18 @@ def loss_parts(logits, labels, variables, decay):
       dict of scalars by the name they have in the log; `loss` is what is minimized.
     """
     others = [v for v in variables if v.op.name != FUSION_WEIGHTS]
-    parts = {
+    scalars = {
         'cross_entropy': classification_loss(logits, labels),
         'weight_decay': decay * weight_decay(others),
     }
-    parts['loss'] = tf.reduce_sum(list(parts.values()))
+    scalars['loss'] = tf.reduce_sum(list(scalars.values()))
     right = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
-    parts['accuracy'] = tf.reduce_mean(tf.cast(right, tf.float32))
+    scalars['accuracy'] = tf.reduce_mean(tf.cast(right, tf.float32))
     for weights in variables:
         if weights.op.name == FUSION_WEIGHTS:
             off = tf.equal(group_norms(weights), 0)
-            parts['fusion_units_off'] = tf.reduce_sum(tf.cast(off, tf.int32))
-    return parts
+            scalars['fusion_units_off'] = tf.reduce_sum(tf.cast(off, tf.int32))
+    return scalars
 
 
 class Proximal(NamedTuple):
@@ -690,11 +690,11 @@ class Update(tf.train.Optimizer):
             return global_step.assign_add(1).op
 
 
-def training(parts, variables, update, global_step=None, logged=()):
+def training(scalars, variables, update, global_step=None, logged=()):
     """The op of a training step.
 
     Args:
-      parts: dict of loss_parts; all of it is computed before the update.
+      scalars: dict of logged_scalars; all of it is computed before the update.
       variables: what is trained.
       update: Update, or an optimizer around one.
       global_step: variable that counts the updates, where something needs it.
@@ -704,9 +704,9 @@ def training(parts, variables, update, global_step=None, logged=()):
     Returns:
       The train op.
     """
-    gradients = tf.gradients(parts['loss'], variables)
+    gradients = tf.gradients(scalars['loss'], variables)
     # the gradients wait for the rest, not the update, which may be another process's
-    with tf.control_dependencies(list(parts.values())):
+    with tf.control_dependencies(list(scalars.values())):
         gradients = [g if g is None else tf.identity(g) for g in gradients]
     pairs = [*zip(gradients, variables, strict=True), *logged]
     return update.apply_gradients(pairs, global_step)

@@ -464,7 +464,7 @@ class Graph(NamedTuple):
     logits: tf.Tensor  # [B, C]
     end_points: dict
     variables: list  # those that are trained
-    parts: dict  # scalars that are logged; `loss` is what is minimized
+    scalars: dict  # scalars that are logged; `loss` is what is minimized
     rate: tf.Tensor  # placeholder of the learning rate
     train_op: tf.Operation
     finite: tf.Tensor  # whether every trained variable is
@@ -491,13 +491,13 @@ def build(flags, architecture, widths, cluster=None):
     learned = not (flags['search_combination'] or flags['combination'])
     variables = trained_variables(flags['stage'], flags['train_layers'], learned)
     with tf.name_scope('loss'):
-        parts = model.loss_parts(
+        scalars = model.logged_scalars(
             logits, inputs['labels'], variables, flags['weight_decay']
         )
         finite = [tf.reduce_all(tf.math.is_finite(v)) for v in variables]
         finite = tf.reduce_all(finite)
     with tf.name_scope('train'):
-        shared = clusters.shared_variables(parts) if cluster else None
+        shared = clusters.shared_variables(scalars) if cluster else None
         rate = rate_of(flags, shared)
         optimizer = {
             'momentum': lambda: tf.train.MomentumOptimizer(rate, 0.9),
@@ -512,10 +512,10 @@ def build(flags, architecture, widths, cluster=None):
         update = model.Update(optimizer, flags['clip_norm'], proximal)
         if cluster:
             train_op, worker = clusters.training(
-                cluster, shared, parts, variables, update
+                cluster, shared, scalars, variables, update
             )
         else:
-            train_op, worker = model.training(parts, variables, update), None
+            train_op, worker = model.training(scalars, variables, update), None
     branch_probabilities = {}
     if flags['search_combination']:
         with tf.name_scope('validation'):
@@ -524,7 +524,7 @@ def build(flags, architecture, widths, cluster=None):
                 for name in flags['branches']
             }
     histograms = summaries.histograms(variables) if flags['histograms'] else None
-    ends = (inputs, logits, end_points, variables, parts, rate, train_op)
+    ends = (inputs, logits, end_points, variables, scalars, rate, train_op)
     return Graph(*ends, finite, branch_probabilities, histograms, worker)
 
 
@@ -703,7 +703,7 @@ def train(session, flags, graph, savers, steps, batches, validation, run_step):
       steps: range of the steps to do.
       batches: iterator of their batches.
       validation: Validation, or None without held-out groups.
-      run_step: function (feed, step) -> (values of graph.parts, steps that are done):
+      run_step: function (feed, step) -> (values of graph.scalars, steps that are done):
         one more, or with asynchronous workers some.
 
     Returns:
@@ -766,7 +766,7 @@ def one_process(session, graph):
     """What `train` calls for each step where this process is all there is."""
 
     def run_step(feed, step):
-        values, _ = session.run([graph.parts, graph.train_op], feed)
+        values, _ = session.run([graph.scalars, graph.train_op], feed)
         return values, step + 1
 
     return run_step
@@ -957,7 +957,7 @@ def train_as_chief(flags, data, run, cluster=None, target=''):
             own_steps = steps
             if cluster:
                 run_step = stack.enter_context(
-                    clusters.leading(cluster, target, graph, session, first, STOP)
+                    clusters.as_chief(cluster, target, graph, session, first, STOP)
                 )
                 own_steps = clusters.own_steps(cluster, first, total)
             code = train(
@@ -1004,7 +1004,7 @@ def train_as_worker(flags, data, run, cluster):
         batches, _ = inputs_of_stage(flags, run['cnns'], data, *part)
         with tf.Graph().as_default(), clusters.device(cluster):
             graph = build_seeded(flags, run, run['cnns'], cluster)
-            code = clusters.helping(
+            code = clusters.as_worker(
                 *(cluster, server.target, graph, batches),
                 *(functools.partial(feed_of, graph), flags['max_steps'], STOP),
             )

@@ -354,13 +354,13 @@ class Training(NamedTuple):
     leftovers: list  # ops that drop what the accumulators of gradients hold
 
 
-def training(cluster, shared, parts, variables, update):
+def training(cluster, shared, scalars, variables, update):
     """The op of a worker's step.
 
     Args:
       cluster: Cluster.
       shared: Shared.
-      parts: dict of model.loss_parts.
+      scalars: dict of model.logged_scalars.
       variables: what is trained.
       update: model.Update.
 
@@ -368,12 +368,12 @@ def training(cluster, shared, parts, variables, update):
       (train op, Training).
     """
     if cluster.asynchronous:
-        train_op = model.training(parts, variables, update, shared.turn)
+        train_op = model.training(scalars, variables, update, shared.turn)
         return train_op, Training(shared, None, [])
     sync = tf.train.SyncReplicasOptimizer(update, len(cluster.workers))
-    values = tf.stack([tf.cast(value, tf.float32) for value in parts.values()])
+    values = tf.stack([tf.cast(value, tf.float32) for value in scalars.values()])
     logged = [(values, shared.logged)]
-    train_op = model.training(parts, variables, sync, shared.turn, logged)
+    train_op = model.training(scalars, variables, sync, shared.turn, logged)
     leftovers = [leftover(variable) for variable in (*variables, shared.logged)]
     # as it is, but it does not close the queue of tokens, which the next chief needs
     runner = sync.get_chief_queue_runner()
@@ -437,7 +437,7 @@ def close(session, shared):
 
 
 @contextlib.contextmanager
-def leading(cluster, target, graph, session, first, stop):
+def as_chief(cluster, target, graph, session, first, stop):
     """The chief's training, with what `train.train` calls for each step.
 
     Args:
@@ -450,7 +450,7 @@ def leading(cluster, target, graph, session, first, stop):
         waited for, as another worker may be gone.
 
     Yields:
-      Function (feed, step) -> (values of graph.parts by name, steps that are done).
+      Function (feed, step) -> (values of graph.scalars by name, steps that are done).
     """
     shared, sync, leftovers = graph.worker
     again = session.run(shared.is_open)
@@ -464,7 +464,7 @@ def leading(cluster, target, graph, session, first, stop):
         before = workers.run(shared.turn)
         if sync:
             workers.run(sync.local_step_init_op)
-        values, _ = workers.run([graph.parts, graph.train_op], feed)
+        values, _ = workers.run([graph.scalars, graph.train_op], feed)
         while (now := workers.run(shared.turn)) == before:
             if len(stop) > 1:
                 raise KeyboardInterrupt
@@ -496,7 +496,7 @@ def leading(cluster, target, graph, session, first, stop):
         close(session, shared)
 
 
-def helping(cluster, target, graph, read, feed_of, total, stop):
+def as_worker(cluster, target, graph, read, feed_of, total, stop):
     """A worker that is not the chief: takes its part of each step until all are done.
 
     Args:

@@ -16,12 +16,12 @@ FUSION = {'l1': 0.01, 'l21': 0.02, 'l2': 0.03}
 
 def test_labels_count_from_zero(graph):
     logits = np.array([[5.0, 0, 0], [0, 5, 0], [0, 0, 5]], np.float32)
-    parts = model.loss_parts(
+    scalars = model.logged_scalars(
         tf.constant(logits), tf.constant([0, 1, 2]), [tf.get_variable('w', [2, 2])], 0.0
     )
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
-        values = session.run(parts)
+        values = session.run(scalars)
     assert values['accuracy'] == 1
     np.testing.assert_allclose(
         values['cross_entropy'], -hybrids.log_softmax(logits)[0, 0], rtol=1e-5
@@ -31,10 +31,11 @@ def test_labels_count_from_zero(graph):
 def test_decay_covers_matrices_but_not_biases_nor_fusion_weights(graph):
     hybrid = hybrids.Hybrid()
     variables = tf.trainable_variables()
-    parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.25)
+    labels = hybrid.inputs['labels']
+    scalars = model.logged_scalars(hybrid.logits, labels, variables, 0.25)
     with tf.Session() as session:
         arrays = hybrids.start(session)
-        values = session.run(parts, hybrid.feed(hybrids.some_features()))
+        values = session.run(scalars, hybrid.feed(hybrids.some_features()))
     decayed = [a for n, a in arrays.items() if a.ndim > 1 and n != model.FUSION_WEIGHTS]
     expected = 0.25 / 2 * sum((a.astype(np.float64) ** 2).sum() for a in decayed)
     np.testing.assert_allclose(values['weight_decay'], expected, rtol=1e-5)
@@ -177,14 +178,15 @@ def test_fusion_weights_take_the_proximal_step_and_nothing_else(
 ):
     hybrid = hybrids.Hybrid()
     variables = tf.trainable_variables()
-    parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.1)
-    gradients = tf.gradients(parts['loss'], variables)
+    labels = hybrid.inputs['labels']
+    scalars = model.logged_scalars(hybrid.logits, labels, variables, 0.1)
+    gradients = tf.gradients(scalars['loss'], variables)
     optimizer_of = {
         'momentum': lambda: tf.train.MomentumOptimizer(0.02, 0.9),
         'adam': lambda: tf.train.AdamOptimizer(0.02),
     }[optimizer]()
     update = model.Update(optimizer_of, clip_norm, proximal_of(0.01))
-    train_op = model.training(parts, variables, update)
+    train_op = model.training(scalars, variables, update)
     slots = [v.op.name for v in tf.global_variables() if v not in variables]
     assert not [name for name in slots if model.FUSION_WEIGHTS in name]
     assert [name for name in slots if 'softmax/weights/' in name]
@@ -219,10 +221,11 @@ def test_fusion_branch_is_alive_at_the_start_and_learns(graph):
     """Zeros under ReLU would keep it at zero."""
     hybrid = hybrids.Hybrid(['fusion'])
     variables = tf.trainable_variables()
-    parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.0)
+    labels = hybrid.inputs['labels']
+    scalars = model.logged_scalars(hybrid.logits, labels, variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
     update = model.Update(optimizer, 0.0, proximal_of(0.05))
-    train_op = model.training(parts, variables, update)
+    train_op = model.training(scalars, variables, update)
     features = {
         s: np.abs(x) for s, x in hybrids.some_features().items()
     }  # as after ReLU
@@ -233,11 +236,11 @@ def test_fusion_branch_is_alive_at_the_start_and_learns(graph):
         assert (units > 0).mean() > 0.25
         assert 0.1 < units.std() < 10
         before = hybrids.values_of(session)
-        first = session.run(parts['loss'], feed)
+        first = session.run(scalars['loss'], feed)
         for _ in range(30):
             session.run(train_op, feed)
         after = hybrids.values_of(session)
-        assert session.run(parts['loss'], feed) < first / 4
+        assert session.run(scalars['loss'], feed) < first / 4
     for name in (v.op.name for v in variables):
         assert not np.array_equal(before[name], after[name]), name
 
@@ -245,14 +248,15 @@ def test_fusion_branch_is_alive_at_the_start_and_learns(graph):
 def test_switched_off_fusion_units_are_counted_before_the_step(graph):
     hybrid = hybrids.Hybrid(['fusion'])
     variables = tf.trainable_variables()
-    parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.0)
+    labels = hybrid.inputs['labels']
+    scalars = model.logged_scalars(hybrid.logits, labels, variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
     update = model.Update(optimizer, 0.0, proximal_of(0.05, l21=1e6))
-    train_op = model.training(parts, variables, update)
+    train_op = model.training(scalars, variables, update)
     with tf.Session() as session:
         hybrids.start(session)
         feed = hybrid.feed(hybrids.some_features())
-        counts = [session.run([parts, train_op], feed)[0] for _ in range(2)]
+        counts = [session.run([scalars, train_op], feed)[0] for _ in range(2)]
     counts = [values['fusion_units_off'] for values in counts]
     assert counts == [0, model.FUSION_UNITS]
 
@@ -262,8 +266,9 @@ def test_the_mean_of_two_gradients_makes_the_step_of_both_batches(graph, optimiz
     """What SyncReplicasOptimizer does: clipping and the proximal step see the mean."""
     hybrid = hybrids.Hybrid()
     variables = tf.trainable_variables()
-    parts = model.loss_parts(hybrid.logits, hybrid.inputs['labels'], variables, 0.1)
-    gradients = tf.gradients(parts['loss'], variables)
+    labels = hybrid.inputs['labels']
+    scalars = model.logged_scalars(hybrid.logits, labels, variables, 0.1)
+    gradients = tf.gradients(scalars['loss'], variables)
     means = [tf.placeholder(tf.float32, v.shape) for v in variables]
     made = {
         'momentum': lambda: tf.train.MomentumOptimizer(0.02, 0.9),
@@ -273,7 +278,7 @@ def test_the_mean_of_two_gradients_makes_the_step_of_both_batches(graph, optimiz
     def update():
         return model.Update(made(), 0.05, proximal_of(0.01))
 
-    whole = model.training(parts, variables, update())
+    whole = model.training(scalars, variables, update())
     turn = tf.get_variable('turn', initializer=5, trainable=False)
     logged = tf.get_variable('logged', [2], trainable=False)
     numbers = tf.constant([3.0, 4.0])

@@ -47,11 +47,11 @@ def test_one_joint_step_changes_everything(graph, monkeypatch, head):
     narrow.patch(monkeypatch)
     inputs, logits, points = model.joint_classifier(hybrids.architecture(head=head))
     variables = tf.trainable_variables()
-    parts = model.loss_parts(logits, inputs['labels'], variables, 0.0)
+    scalars = model.logged_scalars(logits, inputs['labels'], variables, 0.0)
     optimizer = tf.train.MomentumOptimizer(0.1, 0.9)
     proximal = model.Proximal(tf.constant(0.05), 0.0, 0.0, 0.0)
     update = model.Update(optimizer, 0.0, proximal)
-    train_op = model.training(parts, variables, update)
+    train_op = model.training(scalars, variables, update)
     feed = pixels(inputs)
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())

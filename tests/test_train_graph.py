@@ -53,7 +53,7 @@ def test_fusion_rate_falls_with_the_learning_rate(graph):
     built, rate = build(), 0.01  # a tenth of the initial one
     fusion = next(v for v in built.variables if v.op.name == model.FUSION_WEIGHTS)
     biases = next(v for v in built.variables if v.op.name == 'softmax/biases')
-    gradients = tf.gradients(built.parts['loss'], [fusion, biases])
+    gradients = tf.gradients(built.scalars['loss'], [fusion, biases])
     stepped = model.proximal_step(fusion, gradients[0], 0.1 * 0.05, 0.01, 0.02, 0.03)
     with tf.Session() as session:
         hybrids.start(session)
@@ -70,9 +70,9 @@ def test_what_is_logged_is_of_before_the_step(graph):
     built = build()
     with tf.Session() as session:
         hybrids.start(session)
-        alone = session.run(built.parts, feed(built, 0.5))
-        logged, _ = session.run([built.parts, built.train_op], feed(built, 0.5))
-        later = session.run(built.parts, feed(built, 0.5))
+        alone = session.run(built.scalars, feed(built, 0.5))
+        logged, _ = session.run([built.scalars, built.train_op], feed(built, 0.5))
+        later = session.run(built.scalars, feed(built, 0.5))
     assert logged == alone and logged['loss'] != later['loss']
 
 

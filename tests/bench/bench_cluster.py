@@ -58,7 +58,7 @@ def exchanged(stage, train_layers='all'):
     with tf.Graph().as_default():
         graph = train.build({'stage': stage, **update}, form, WIDTHS)
         weights = tf.trainable_variables()
-        gradients = tf.gradients(graph.parts['loss'], weights)
+        gradients = tf.gradients(graph.scalars['loss'], weights)
     sizes = {
         weight.op.name: weight.shape.num_elements() * weight.dtype.size
         for weight, gradient in zip(weights, gradients, strict=True)

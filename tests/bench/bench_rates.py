@@ -101,7 +101,7 @@ def train_steps(stage, size, widths, feed, count):
 
         def step(batch):
             fed = {**train.feed_of(graph, batch), graph.rate: 1e-4}
-            session.run([graph.parts, graph.train_op], fed)
+            session.run([graph.scalars, graph.train_op], fed)
 
         def fixed(times):
             for _ in range(times):

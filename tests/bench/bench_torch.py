@@ -110,8 +110,7 @@ def lstm_steps(batch, steps, depth, units):
         network(given)[0][:, -1].square().mean().backward()
         optimizer.step()
 
-    # with the gradient of the weights; nobody needs that of the features
-    used = batch * steps * 4 * units * (2 * depth + 3 * units)
+    used = bench_training.lstm_multiply_adds(batch, steps, depth, units)
     return lambda: session.run(train_op, {inputs: features}), theirs, used
 
 
@@ -193,7 +192,7 @@ def cnn_m_steps(data_dir, batch, size):
 
     def ours():
         feed = {**train.feed_of(graph, next(found)), graph.rate: RATE}
-        session.run([graph.parts, graph.train_op], feed)
+        session.run([graph.scalars, graph.train_op], feed)
 
     def theirs():
         optimizer.zero_grad()
@@ -259,26 +258,15 @@ def vgg_features(batch, size):
 
 
 def compare(what, ours, theirs, used, rounds):
-    """Measures both in turns, beside a matrix product, and prints a row of the table.
-
-    Args:
-      what: the work, with its size.
-      ours, theirs: functions without arguments.
-      used: multiply-adds of one call.
-      rounds: int.
-    """
-    multiply, count = bench_vgg.product()
-    calls = {'ours': ours, 'theirs': theirs, 'limit': multiply}
-    times = table.take_turns(calls, rounds)
-    limit = [seconds * used / count for seconds in times['limit']]
-    name = 'as many operations in a matrix product'
-    print(table.row(what, times['ours'], 'PyTorch', times['theirs'], name, limit))
+    """Prints a row of the table."""
+    print(bench_vgg.compare(what, ours, 'PyTorch', theirs, used, rounds)[0])
 
 
 def main(values):
     """Prints the table."""
     if torch is None:
-        print('PyTorch is not installed, so nothing is compared with it')
+        what = 'LSTM and CNN-M-2048 training steps, VGG-19 fc7, against PyTorch'
+        print(table.HEAD, table.missing(what, 'PyTorch is not installed'), sep='\n')
         return
     quick, rounds = values.quick, values.rounds
     print(f'{os.cpu_count()} cores, TensorFlow {tf.__version__}, PyTorch ', end='')

@@ -4,9 +4,9 @@
 
 1. One LSTM training step (B 32, T 25, D 4096, U 1024) with the input projection as one
    product before the loop, as `model.lstm` does, against inside the loop.
-2. An epoch of the same stored clips (T 25) in the hybrid stage, from cached features
-   (the mean of ten, as the first ones are read ahead), and in the joint stage, from
-   pixels at 224, both with the readers and the update of train.py.
+2. An epoch of the same stored clips (T 25) in the hybrid stage, from cached features,
+   and in the joint stage, from pixels at 224, both with the readers and the update of
+   train.py. The joint one is counted from each of its steps of two clips.
 3. The share of a CNN-M-2048 training step (224 pixels, L 10) spent waiting for input
    that is decoded ahead by threads on the same cores.
 4. Peak memory of joint training for T 8, 16, 25, and for clips 50 times as long.
@@ -18,6 +18,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import pathlib
+import statistics
 import tempfile
 import time
 
@@ -36,12 +37,12 @@ from data import clips
 from data import features
 from data import feeds
 from data import splits
+from tests.bench import bench_vgg
 from tests.bench import table
 from weights import layers
 
 FLAGS = flags.FLAGS
 CLASSES = 8
-EPOCHS = 10  # of the hybrid
 WORKERS = os.cpu_count()  # threads that read ahead
 LENGTH = 10  # L
 FLAGS_OF_UPDATE = {
@@ -65,17 +66,6 @@ def define_flags():
     flags.DEFINE_bool('quick', False, 'Smaller sizes, to see that it runs.')
 
 
-def seconds(call, repeats):
-    """Median time of `call`, after one call that is not counted."""
-    call()
-    took = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        took.append(time.perf_counter() - begun)
-    return float(np.median(took))
-
-
 def lstm_inside(inputs, lengths, units):
     """The LSTM of `model.lstm` with x_t W computed at each step of the loop."""
     depth, steps = int(inputs.shape[-1]), tf.shape(inputs)[1]
@@ -97,10 +87,16 @@ def lstm_inside(inputs, lengths, units):
     return last
 
 
+def lstm_multiply_adds(batch, steps, depth, units):
+    """Of a training step: with the gradients of the weights, but not of the features,
+    which nobody needs."""
+    return batch * steps * 4 * units * (2 * depth + 3 * units)
+
+
 def lstm_step(hoisted, batch, steps, depth, units):
-    """(seconds of one training step, last [B, U] before it)."""
+    """(function that does a training step, last [B, U] before the first)."""
     features = np.random.RandomState(0).rand(batch, steps, depth).astype('f')
-    with tf.Graph().as_default(), tf.Session() as session:
+    with tf.Graph().as_default():
         tf.set_random_seed(0)
         inputs = tf.placeholder(tf.float32, [None, None, depth])
         lengths = tf.fill([tf.shape(inputs)[0]], steps)
@@ -110,10 +106,10 @@ def lstm_step(hoisted, batch, steps, depth, units):
             last = lstm_inside(inputs, lengths, units)
         loss = tf.reduce_mean(tf.square(last))
         train_op = tf.train.GradientDescentOptimizer(1e-3).minimize(loss)
+        session = tf.Session()
         session.run(tf.global_variables_initializer())
-        begun = session.run(last, {inputs: features})
-        took = seconds(lambda: session.run(train_op, {inputs: features}), 3)
-    return took, begun
+    begun = session.run(last, {inputs: features})
+    return lambda: session.run(train_op, {inputs: features}), begun
 
 
 def store_clips(data_dir, count, frames, size):
@@ -180,7 +176,7 @@ def run_steps(stage, data_dir, rows, size, count, batch_size, steps=None, cnns=N
       cnns: of `store_features`, for the hybrid.
 
     Returns:
-      (seconds of the counted steps, seconds of them spent waiting for input).
+      (seconds of each counted step, seconds of each spent waiting for input).
     """
     examples = [
         splits.Example(row['clip'], n % CLASSES, row['clip'])
@@ -198,16 +194,15 @@ def run_steps(stage, data_dir, rows, size, count, batch_size, steps=None, cnns=N
     with tf.Graph().as_default(), tf.Session() as session:
         graph = train.build({'stage': stage, **FLAGS_OF_UPDATE}, form, widths)
         session.run(tf.global_variables_initializer())
-        waited, begun = 0.0, None
-        for step in range(1 + count):
-            asked = time.perf_counter()
+        took, waited = [], []
+        for _ in range(1 + count):
+            begun = time.perf_counter()
             batch = next(batches)
-            if step:
-                waited += time.perf_counter() - asked
+            waited.append(time.perf_counter() - begun)
             feed = {**train.feed_of(graph, batch), graph.rate: 1e-3}
-            session.run([graph.parts, graph.train_op], feed)
-            begun = begun or time.perf_counter()  # the first step is not counted
-        return time.perf_counter() - begun, waited
+            session.run([graph.scalars, graph.train_op], feed)
+            took.append(time.perf_counter() - begun)
+    return took[1:], waited[1:]
 
 
 def joint_peak(data_dir, rows, size, steps):
@@ -218,37 +213,49 @@ def joint_peak(data_dir, rows, size, steps):
     return int(status.partition('VmHWM:')[2].split()[0]) * 1024
 
 
+def bench_lstm(shape):
+    """The input projection of an LSTM before its loop against inside it."""
+    hoisted, one = lstm_step(True, *shape)
+    inside, other = lstm_step(False, *shape)
+    np.testing.assert_allclose(one, other, atol=1e-5)  # the same computation
+    what = 'LSTM training step, B {} T {} D {} U {}'.format(*shape)
+    against = hoisted, 'the projection in the loop', inside
+    line, times = bench_vgg.compare(what, *against, lstm_multiply_adds(*shape))
+    print(line, flush=True)
+    ratio = statistics.median(times['theirs']) / statistics.median(times['ours'])
+    print(f'{ratio:.2f} times as fast (1.8 wanted)', flush=True)
+
+
 def bench_epochs(data_dir, rows, size, steps):
     """An epoch of the hybrid on cached features against one of the joint stage."""
     count, pair = len(rows), 2
     cnns = store_features(data_dir, rows, steps)
-    place = (data_dir, rows, size)
-    cached, waited = run_steps('hybrid', *place, EPOCHS, count, cnns=cnns)
-    alone, cached = (cached - waited) / EPOCHS, cached / EPOCHS
-    joint, _ = run_steps('joint', *place, count // pair, pair, steps)
+    place, rounds = (data_dir, rows, size), count // pair
+    cached, waited = run_steps('hybrid', *place, rounds, count, cnns=cnns)
+    of_steps, _ = run_steps('joint', *place, rounds, pair, steps)
+    joint = [rounds * seconds for seconds in of_steps]
     what = f'hybrid epoch of {count} clips, T {steps}, from the feature cache'
-    limit = ('its steps alone', [alone])
-    table.row(what, [cached], f'joint from {size} pixels', [joint], *limit)
-    print(
-        f'an epoch of {count} clips, T {steps}: hybrid {cached:.2f} s on cached '
-        f'features, joint {joint:.1f} s from {size} pixels: {joint / cached:.0f} '
-        'times (100 wanted)',
-        flush=True,
-    )
+    limit = ('its step alone', without(cached, waited))
+    line = table.row(what, cached, f'joint from {size} pixels', joint, *limit)
+    print(line, flush=True)
+    ratio = statistics.median(joint) / statistics.median(cached)
+    print(f'{ratio:.0f} times as fast (100 wanted)', flush=True)
+
+
+def without(took, waited):
+    """Seconds of steps without the waiting in them."""
+    return [seconds - wait for seconds, wait in zip(took, waited, strict=True)]
 
 
 def bench_waiting(data_dir, rows, size, count):
     """How long the motion stage waits for input."""
-    seconds, waited = run_steps('motion', data_dir, rows, size, count, len(rows))
+    took, waited = run_steps('motion', data_dir, rows, size, count, len(rows))
     what = f'CNN-M-2048 step with reading, {len(rows)} stacks, {size} pixels'
-    alone = (seconds - waited) / count
-    limit = ('the step alone', [alone])
-    table.row(what, [seconds / count], 'without waiting', [alone], *limit)
-    print(
-        f'CNN-M-2048 step, {len(rows)} stacks at {size} pixels: {seconds / count:.2f} '
-        f's, {waited / seconds:.1%} of it waiting for input (5 % allowed)',
-        flush=True,
-    )
+    alone = without(took, waited)
+    limit = ('the step alone', alone)
+    print(table.row(what, took, 'without waiting', alone, *limit), flush=True)
+    share = sum(waited) / sum(took)
+    print(f'{share:.1%} of it waiting for input (5 % allowed)', flush=True)
 
 
 def bench_memory(data_dir, size, frames, all_steps):
@@ -273,20 +280,8 @@ def main(_):
     tf.logging.set_verbosity(tf.logging.ERROR)
     quick = FLAGS.quick
     print(f'{WORKERS} cores, TensorFlow {tf.__version__}', flush=True)
-
-    shape = (4, 5, 64, 32) if quick else (32, 25, 4096, 1024)
-    hoisted, one = lstm_step(True, *shape)
-    inside, other = lstm_step(False, *shape)
-    np.testing.assert_allclose(one, other, atol=1e-5)  # the same computation
-    what = 'LSTM training step, B {} T {} D {} U {}'.format(*shape)
-    table.row(what, [hoisted], 'the projection in the loop', [inside])
-    print(
-        'LSTM step, B {} T {} D {} U {}: '.format(*shape)
-        + f'projection inside the loop {inside:.2f} s, before it {hoisted:.2f} s: '
-        f'{inside / hoisted:.2f} times as fast (1.8 wanted)',
-        flush=True,
-    )
-
+    print(table.HEAD, flush=True)
+    bench_lstm((4, 5, 64, 32) if quick else (32, 25, 4096, 1024))
     size = 48 if quick else 224
     with tempfile.TemporaryDirectory() as data_dir:
         rows = store_clips(data_dir, 4 if quick else 32, 60, size)

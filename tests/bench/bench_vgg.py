@@ -36,6 +36,26 @@ def product():
     return session.make_callable(run), SIDE**3
 
 
+def compare(what, ours, name, theirs, used, rounds=ROUNDS):
+    """Measures both in turns, beside a matrix product.
+
+    Args:
+      what, name: of the work and of what it is compared with, as of `table.row`.
+      ours, theirs: functions without arguments.
+      used: multiply-adds of one call.
+      rounds: int.
+
+    Returns:
+      (the row of the table, seconds of each by `ours`, `theirs` and `limit`).
+    """
+    multiply, count = product()
+    calls = {'ours': ours, 'theirs': theirs, 'limit': multiply}
+    times = table.take_turns(calls, rounds)
+    times['limit'] = [seconds * used / count for seconds in times['limit']]
+    limit = 'as many operations in a matrix product', times['limit']
+    return table.row(what, times['ours'], name, times['theirs'], *limit), times
+
+
 def multiply_adds(variables, end_points, layers):
     """Multiply-adds of one image through a CNN.
 
@@ -82,13 +102,9 @@ def main(_):
     frames = np.random.RandomState(0).randint(0, 256, [BATCH, 224, 224, 3])
     frames = frames.astype(np.uint8)
     (our_run, used), their_run = ours(), theirs()
-    multiply, count = product()
-    calls = {'ours': lambda: our_run(frames), 'keras': lambda: their_run(frames)}
-    times = table.take_turns({**calls, 'limit': multiply}, ROUNDS)
-    limit = [seconds * used / count for seconds in times['limit']]
     what = f'VGG-19 fc7 of {BATCH} frames, 224 pixels'
-    name = 'as many operations in a matrix product'
-    line = table.row(what, times['ours'], 'Keras', times['keras'], name, limit)
+    calls = lambda: our_run(frames), 'Keras', lambda: their_run(frames)
+    line, _ = compare(what, *calls, used)
     print(table.HEAD, line, sep='\n')
 
 

@@ -37,6 +37,16 @@ def row(what, ours, name, other, limit_name='', limit=()):
         f'| {what} | {mine:.3g} s | {name}, {theirs:.3g} s | {theirs / mine:.2f} '
         f'({min(ratios):.2f} to {max(ratios):.2f}) | {share} |'
     )
+    return kept(line)
+
+
+def missing(what, why):
+    """A line for what could not be measured, kept as those of `row`."""
+    return kept(f'| {what} | {why} | | | |')
+
+
+def kept(line):
+    """Adds a line to the file that BENCH_TABLE names; returns it."""
     if os.environ.get('BENCH_TABLE'):
         with open(os.environ['BENCH_TABLE'], 'a', encoding='utf-8') as file:
             file.write(f'{line}\n')
