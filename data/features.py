@@ -126,28 +126,40 @@ def missing(folder, data_dir, clips):
     return [c for c in clips if not is_fresh(folder / f'{c}.npy', data_dir, c)]
 
 
-def fill(folders, data_dir, wanted, read, extract, workers):
-    """Computes what is missing in the feature folders of one stream.
+def missing_views(folders, data_dir, wanted):
+    """The views that `fill` has to compute of each clip.
 
     Args:
       folders: dict view -> folder, from `directory`.
       data_dir: the preprocessed data set.
       wanted: dict view -> names 'Class/stem' of its clips.
-      read: function (clip, list of views) -> list of uint8 [T, H, W, C], the sampled
-        frames or stacks of each.
-      extract: function (clip, view, uint8 [T, H, W, C]) -> float32 [T, D].
-      workers: threads that read ahead.
 
     Returns:
-      How many clips had something missing.
+      dict clip -> list of views; clips that have all of theirs are left out.
+    """
+    todo = {}
+    for view, clips in wanted.items():
+        for clip in missing(folders[view], data_dir, clips):
+            todo.setdefault(clip, []).append(view)
+    return todo
+
+
+def fill(folders, data_dir, todo, extract, read, workers):
+    """Computes what is missing in the feature folders of one stream.
+
+    Args:
+      folders: dict view -> folder, from `directory`.
+      data_dir: the preprocessed data set.
+      todo: of `missing_views`.
+      extract: function (clip, view, uint8 [T, H, W, C]) -> float32 [T, D].
+      read: function (clip, list of views) -> list of uint8 [T, H, W, C], the sampled
+        frames or stacks of each.
+      workers: threads that read ahead.
 
     Raises:
       ValueError: a feature is not finite; or clips cannot be read, the others done.
     """
-    todo, failed = {}, {}
-    for view, clips in wanted.items():
-        for clip in missing(folders[view], data_dir, clips):
-            todo.setdefault(clip, []).append(view)
+    failed = {}
 
     def attempt(clip):
         try:
@@ -172,7 +184,6 @@ def fill(folders, data_dir, wanted, read, extract, workers):
             f'{len(failed)} of {len(todo)} clips cannot be read, as listed above: run '
             'optical_flow.py --check, then make them again'
         )
-    return len(todo)
 
 
 def read(folder, clip):

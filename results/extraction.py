@@ -6,6 +6,7 @@ Used by the stages features and hybrid of train.py, and by evaluate.py for mirro
 views.
 """
 
+import contextlib
 import os
 
 import numpy as np
@@ -22,6 +23,8 @@ from weights import dump
 def cache_features(flags, stream, rows, size, wanted):
     """Fills the feature cache of one stream.
 
+    Where all is there no network is built, which takes longer than looking.
+
     Args:
       flags: the run's flags.
       stream: name of the stream.
@@ -32,27 +35,72 @@ def cache_features(flags, stream, rows, size, wanted):
     Returns:
       The CNN as run.json keeps it: {'weights', 'fingerprint', 'features', 'width'},
       where 'features' are the folders of the views.
+
+    Raises:
+      ValueError: the dump is none, or has no fc6; or as of `features.fill`.
     """
     of_stream, data_dir = model.STREAMS[stream], flags['data_dir']
-    options = {name: flags[name] for name in of_stream.options}
+    given, train_dir = flags[f'{stream}_weights'], flags['train_dir']
+    weights = lineage.find_weights(given, stream, train_dir)
+    if not weights:
+        weights = save_untrained(flags, stream, size)
+    biases = dump.description(weights)['arrays'].get('fc6/biases')
+    if not biases:
+        raise ValueError(
+            f'--{stream}_weights={given}: the dump has no fc6, the layer that is '
+            f'cached; train --stage={stream} first'
+        )
+    fingerprint = dump.fingerprint(weights)
+    folders = {
+        view: features.directory(
+            data_dir, stream, depends_on(flags, of_stream, fingerprint, view)
+        )
+        for view in wanted
+    }
+    todo = features.missing_views(folders, data_dir, wanted)
+    if todo:
+        reading = view_reader(flags, of_stream, rows), flags['workers']
+        with frozen_cnn(flags, stream, size, weights) as extract:
+            features.fill(folders, data_dir, todo, extract, *reading)
+    return {
+        'weights': weights,
+        'fingerprint': fingerprint,
+        'features': [folder.name for folder in folders.values()],
+        'width': biases['shape'][0],
+    }
+
+
+def cnn_of(flags, stream, size):
+    """The graph of a stream's CNN: (placeholders of its input, its end points)."""
+    options = {name: flags[name] for name in model.STREAMS[stream].options}
+    inputs, crops = model.cropped_images(stream, size, flags['stack_length'])
+    _, end_points = model.cnn(stream, crops, 1000, options=options)
+    return inputs, end_points
+
+
+def save_untrained(flags, stream, size):
+    """Saves a stream's CNN with random weights; returns the folder of its dump."""
+    weights = os.path.join(flags['train_dir'], 'weights', stream)
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(flags['seed'])
-        inputs, crops = model.cropped_images(stream, size, flags['stack_length'])
-        _, end_points = model.cnn(stream, crops, 1000, options=options)
-        weights = load_frozen_cnn(
-            session,
-            stream,
-            flags[f'{stream}_weights'],
-            flags['train_dir'],
-            flags['cross_modality'],
-        )
-        fingerprint = dump.fingerprint(weights)
-        folders = {
-            view: features.directory(
-                data_dir, stream, depends_on(flags, of_stream, fingerprint, view)
-            )
-            for view in wanted
-        }
+        cnn_of(flags, stream, size)
+        session.run(tf.global_variables_initializer())
+        model.save_cnn(session, stream, weights, 'random')
+    print(f'{stream} CNN: untrained, saved as {weights}')
+    return weights
+
+
+@contextlib.contextmanager
+def frozen_cnn(flags, stream, size, weights):
+    """A stream's CNN, loaded from a dump.
+
+    Yields:
+      Function (clip, view, images uint8 [T, H, W, channels]) -> fc6 float32 [T, D] of
+      the view's crop.
+    """
+    with tf.Graph().as_default(), tf.Session() as session:
+        inputs, end_points = cnn_of(flags, stream, size)
+        model.load_cnn(session, stream, weights, flags['cross_modality'])
 
         def extract(clip, view, images):
             crop = augmentation.view_crop(view, clip, flags['view_seed'])
@@ -60,20 +108,7 @@ def cache_features(flags, stream, rows, size, wanted):
             feed = {inputs[name]: x for name, x in {'images': images, **crop}.items()}
             return session.run(end_points['fc6'], feed)
 
-        features.fill(
-            folders,
-            data_dir,
-            wanted,
-            view_reader(flags, of_stream, rows),
-            extract,
-            flags['workers'],
-        )
-    return {
-        'weights': weights,
-        'fingerprint': fingerprint,
-        'features': [folder.name for folder in folders.values()],
-        'width': int(end_points['fc6'].shape[-1]),
-    }
+        yield extract
 
 
 def depends_on(flags, of_stream, fingerprint, view):
@@ -123,24 +158,3 @@ def view_reader(flags, of_stream, rows):
 
     return read
 
-
-def load_frozen_cnn(session, stream, given, train_dir, cross_modality):
-    """Loads the CNN that --<stream>_weights names; returns the folder of its dump.
-
-    Raises:
-      ValueError: there is none, or it has no fc6.
-    """
-    weights = lineage.find_weights(given, stream, train_dir)
-    if not weights:
-        weights = os.path.join(train_dir, 'weights', stream)
-        session.run(tf.global_variables_initializer())
-        model.save_cnn(session, stream, weights, 'random')
-        print(f'{stream} CNN: untrained, saved as {weights}')
-        return weights
-    loaded = model.load_cnn(session, stream, weights, cross_modality)
-    if f'{model.STREAMS[stream].scope}/fc6/weights' not in loaded:
-        raise ValueError(
-            f'--{stream}_weights={given}: the dump has no fc6, the layer that is '
-            f'cached; train --stage={stream} first'
-        )
-    return weights

@@ -198,15 +198,23 @@ def test_a_dump_without_fc6_is_refused(cache, tiny_runs, tmp_path, refused):
     )
 
 
-def test_a_cnn_that_starts_across_modalities(cache, tmp_path, refused):
+def test_a_cnn_that_starts_across_modalities(cache, tiny_runs, tmp_path, refused):
     colour = tmp_path / 'colour'
     with tf.Graph().as_default(), tf.Session() as session:
         cnnm.cnn_m_2048(tf.placeholder(tf.uint8, [None, tiny.SIZE, tiny.SIZE, 3]))
         session.run(tf.global_variables_initializer())
         cnnm.save_weights(session, colour, 'cnn_m_2048')
-    given = {'motion_weights': str(colour)}
+    rows = list(clips.read_index(tiny_runs / 'data').items())[:1]
+    given = {'rows': rows, 'motion_weights': str(colour)}
     refused(lambda: cache('motion', **given), '3 input channels', '--cross_modality')
     assert cache('motion', **given, cross_modality=True)['weights'] == str(colour)
+
+
+def test_no_network_is_built_where_all_is_there(cache, tiny_runs, monkeypatch):
+    rows = list(clips.read_index(tiny_runs / 'data').items())[:2]
+    cnn = cache('spatial', rows)
+    monkeypatch.setattr(model, 'cnn', None)
+    assert cache('spatial', rows) == cnn
 
 
 TASK = '--ps_hosts=c:1 --worker_hosts=a:1,b:1 --job_name=worker --task_index={}'

@@ -39,15 +39,16 @@ def fill(data_dir, read=None, extract=None, names=None):
     read = read or read_byte
     extract = extract or (lambda images: images.astype(np.float32) / 4)
     folder = features.directory(data_dir, 'spatial', {'weights': 'w'})
-    count = features.fill(
+    todo = features.missing_views({0: folder}, data_dir, {0: names or list(ROWS)})
+    features.fill(
         {0: folder},
         data_dir,
-        {0: names or list(ROWS)},
-        lambda clip, views: [read(clip)],
+        todo,
         lambda clip, view, images: extract(images),
+        lambda clip, views: [read(clip)],
         workers=2,
     )
-    return folder, count
+    return folder, len(todo)
 
 
 def test_features_are_stored_once_and_mapped(stored):
