@@ -142,6 +142,7 @@ def bench_video(run, path, minutes, folder):
 
 def main(_):
     """Measures and prints, one line each."""
+    tf.logging.set_verbosity(tf.logging.ERROR)
     seconds, peak, output = timed()
     (rate,) = [line for line in output.splitlines() if line.endswith('a second')]
     print(f'test split: {rate}, {seconds:.0f} s with start, peak {peak:.0f} MB')

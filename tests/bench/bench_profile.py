@@ -3,13 +3,18 @@
     python -m tests.bench.bench_profile [--batch=16] [--size=224]
 
 1. Seconds of the operations of a step by kind, from TensorFlow's own trace: beside each
-   product its GFLOP/s, and those of one large matrix product in the same run, which no
-   kernel exceeds.
+   product its GFLOP/s, counted as if every multiplication were done, and those of one
+   large matrix product in the same run.
 2. The step with other numbers of threads, and without what is not the network itself,
-   in turns: what could be won there.
+   in turns: what could be won there. Each has a process of its own, as the sessions of
+   one process share their threads.
 """
 
 import collections
+import concurrent.futures
+import contextlib
+import functools
+import multiprocessing
 import statistics
 
 import numpy as np
@@ -138,33 +143,53 @@ def print_kinds(step, graph, batch):
         print(f'| {kind} | {seconds:.3f} | {seconds / total:.1%} | {rate} |')
 
 
+CHANGES = {  # of the step: arguments of `begin`
+    'inter_op 1': {'inter_op': 1},
+    'inter_op 2 x cores': {'inter_op': 2 * bench_training.WORKERS},
+    'intra_op 1': {'intra_op': 1},
+    'no clipping': {'changes': {'clip_norm': 0}},
+    'neither clipping nor decay': {'changes': {'clip_norm': 0, 'weight_decay': 0}},
+    'no normalization': {'normalized': False},
+}
+STEP = []  # of a process of `compare`
+
+
+def begin(batch, size, normalized=True, **how):
+    """Makes the step of a process; `how` is of `step_of`."""
+    if not normalized:
+        cnnm.local_response_norm = tf.identity
+    STEP.append(step_of(batch, size, **how)[0])
+
+
+def do_step():
+    """Does the step of a process."""
+    STEP[0]()
+
+
+def compare(batch, size, change):
+    """Seconds of the step as it is and of a changed one, by `take_turns`."""
+    spawn = multiprocessing.get_context('spawn')
+    with contextlib.ExitStack() as stack:
+        calls = {}
+        for name, how in (('usual', {}), ('changed', change)):
+            prepare = functools.partial(begin, batch, size, **how)
+            pool = concurrent.futures.ProcessPoolExecutor(1, spawn, prepare)
+            stack.enter_context(pool)
+            calls[name] = lambda pool=pool: pool.submit(do_step).result()
+        return table.take_turns(calls, ROUNDS)
+
+
 def print_changes(batch, size):
     """The table of changed steps, each against the step as it is."""
-    usual = cnnm.local_response_norm
-    of = batch, size
-    steps = {
-        'as it is': step_of(*of)[0],
-        'inter_op 1': step_of(*of, inter_op=1)[0],
-        'inter_op 2 x cores': step_of(*of, inter_op=2 * bench_training.WORKERS)[0],
-        'intra_op 1': step_of(*of, intra_op=1)[0],
-        'no clipping': step_of(*of, {'clip_norm': 0})[0],
-        'neither clipping nor decay': step_of(
-            *of, {'clip_norm': 0, 'weight_decay': 0}
-        )[0],
-    }
-    try:
-        cnnm.local_response_norm = tf.identity
-        steps['no normalization'] = step_of(*of)[0]
-    finally:
-        cnnm.local_response_norm = usual
-    times = table.take_turns(steps, ROUNDS)
-    print('\n| step | seconds | times as fast as it is |\n|---|---|---|')
-    for name, took in times.items():
-        pairs = zip(times['as it is'], took, strict=True)
-        ratios = [other / own for other, own in pairs]
-        middle, ratio = statistics.median(took), statistics.median(ratios)
+    print('\n| changed | seconds | as it is | times as fast |\n|---|---|---|---|')
+    for name, change in CHANGES.items():
+        times = compare(batch, size, change)
+        usual, changed = times['usual'], times['changed']
+        ratios = [a / b for a, b in zip(usual, changed, strict=True)]
+        middle = [statistics.median(found) for found in (changed, usual, ratios)]
         spread = f'{min(ratios):.2f} to {max(ratios):.2f}'
-        print(f'| {name} | {middle:.2f} | {ratio:.2f} ({spread}) |')
+        shown = ' | '.join(f'{value:.2f}' for value in middle)
+        print(f'| {name} | {shown} ({spread}) |', flush=True)
 
 
 def main(values):

@@ -1,4 +1,4 @@
-"""What loading VGG-19 costs, three ways: seconds, and growth of anonymous memory.
+"""What loading VGG-19 costs, by several ways: seconds, and growth of anonymous memory.
 
     python -m tests.bench.bench_weights
 
@@ -6,7 +6,8 @@ Each way runs in a process of its own, over a session that is already there:
   mapped    vgg.load_weights: memory-mapped arrays fed to all placeholders in one run
   one feed  a pickled dict read whole and fed to the same placeholders in one run
   constant  the arrays as constants of the graph
-  copy      the arrays copied once from the files, which is the limit
+  copy      the arrays copied once from the files, for nothing; mapped copies none, as
+            TensorFlow takes the mapped pages for the fed values
 Anonymous memory is what cannot be dropped and read again from a file (RssAnon of
 proc(5)); its peak is sampled every two milliseconds. The mapped way is followed by a
 run of the gradients, which is what a training step itself needs, and by a step.
@@ -156,11 +157,9 @@ def main():
                     seconds[way], growth[way] = middle['seconds'], middle['peak']
                 if part == 'step':
                     extra = middle['peak'] / size
-        table.row(
-            f'loading VGG-19, {size / MB:.0f} MB',
-            *(loads['mapped'], 'one feed', loads['one feed']),
-            *('copying the arrays', loads['copy']),
-        )
+        for name, other in (('one feed', 'one feed'), ('copying the arrays', 'copy')):
+            what = f'loading VGG-19, {size / MB:.0f} MB'
+            table.row(what, loads['mapped'], name, loads[other])
         print(f'mapped grows by {growth["mapped"] / MB:.1f} MB (at most 5)')
         print(
             f'mapped takes {seconds["mapped"] / seconds["one feed"]:.2f} of the time '
