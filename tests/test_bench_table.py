@@ -12,8 +12,11 @@ def test_medians_ratios_and_share_of_the_limit(tmp_path, monkeypatch):
     assert line == '| a step | 2 s | theirs, 4 s | 2.00 (1.00 to 6.00) | 50% of flow |'
     other = table.row('another', [0.5], 'theirs', [0.25])
     assert other == '| another | 0.5 s | theirs, 0.25 s | 0.50 (0.50 to 0.50) |  |'
-    assert kept.read_text() == f'{line}\n{other}\n'
-    columns = {text.count('|') for text in (*table.HEAD.splitlines(), line, other)}
+    absent = table.missing('a third', 'no such library')
+    assert absent == '| a third | no such library | | | |'
+    assert kept.read_text() == f'{line}\n{other}\n{absent}\n'
+    lines = (*table.HEAD.splitlines(), line, other, absent)
+    columns = {text.count('|') for text in lines}
     assert columns == {6}
 
 
