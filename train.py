@@ -228,6 +228,9 @@ def optimizer_flags():
         'fusion_l1', 3e-5, 'lambda3 of ||W_E||_1, which switches weights off.', 0
     )
     flags.DEFINE_float('fusion_l2', 3e-5, 'lambda1 of 1/2 ||W_E||^2.', 0)
+    flags.DEFINE_bool(
+        'bfloat16', False, 'Products of bfloat16 numbers: on some CPUs twice as fast.'
+    )
     flags.DEFINE_integer('seed', 0, 'Fixes everything random.', 0, 2**31 - 1)
 
 
@@ -340,6 +343,7 @@ def check_flags(flags):
         ('search_combination', False, ['hybrid', 'joint']),
         ('combination', [], ['hybrid', 'joint']),
         ('cross_modality', False, [*from_colour, 'features', 'hybrid', 'joint']),
+        ('bfloat16', False, [*model.STREAMS, 'hybrid', 'joint']),
     ):
         if flags[name] != value and stage not in stages:
             raise ValueError(f'--{name} is for --stage={" or ".join(stages)} alone')
@@ -355,6 +359,25 @@ def check_flags(flags):
     for name in ('learning_rate', 'keep_prob'):
         if flags[name] is not None and not flags[name] > 0:
             raise ValueError(f'--{name}={flags[name]}: must be above 0')
+    if flags['bfloat16'] and (lack := lack_of_bfloat16()):
+        raise ValueError(f'--bfloat16 needs {lack}')
+
+
+def lack_of_bfloat16():
+    """What TensorFlow misses here to be faster with bfloat16; '' where it is.
+
+    Without oneDNN it ignores the setting, on other processors it emulates it.
+    """
+    if os.environ['TF_ENABLE_ONEDNN_OPTS'] == '0':
+        return 'oneDNN: take TF_ENABLE_ONEDNN_OPTS=0 away'
+    try:
+        with open('/proc/cpuinfo', encoding='ascii', errors='replace') as file:
+            known = re.search(r'^flags\s*:(.*)', file.read(), re.M)
+    except FileNotFoundError:  # not Linux
+        known = None
+    if known and {'avx512_bf16', 'amx_bf16'} & set(known[1].split()):
+        return ''
+    return 'a processor with avx512_bf16 or amx_bf16, see /proc/cpuinfo: leave it out'
 
 
 def check_combination(flags):
@@ -943,7 +966,8 @@ def train_as_chief(flags, data, run, cluster=None, target=''):
         batches, validation = inputs_of_stage(flags, cnns, data, *part)
         with tf.Graph().as_default(), contextlib.ExitStack() as stack:
             stack.enter_context(clusters.device(cluster))
-            config = clusters.config(cluster) if cluster else None
+            alone = clusters.arithmetic(flags['bfloat16'])
+            config = clusters.config(cluster) if cluster else alone
             session = stack.enter_context(tf.Session(target, config=config))
             graph = build_seeded(flags, run, cnns, cluster)
             if cluster:

@@ -53,6 +53,7 @@ class Cluster(NamedTuple):
     task: int  # from 0, within the job
     asynchronous: bool
     timeout: float  # seconds
+    bfloat16: bool = False  # as in `arithmetic`
 
 
 # -- flags -----------------------------------------------------------------------------
@@ -85,7 +86,8 @@ def of_flags(flags):
         )
     if not flags['timeout'] > 0:
         raise ValueError(f'--timeout={flags["timeout"]}: must be above 0')
-    return Cluster(ps, workers, job, task, flags['async_replicas'], flags['timeout'])
+    other = (flags[name] for name in ('async_replicas', 'timeout', 'bfloat16'))
+    return Cluster(ps, workers, job, task, *other)
 
 
 def check_addresses(ps, workers):
@@ -119,11 +121,27 @@ def device(cluster):
     return tf.device(tf.train.replica_device_setter(worker_device=own, cluster=spec))
 
 
+def arithmetic(bfloat16):
+    """tf.ConfigProto of a process that trains.
+
+    Args:
+      bfloat16: whether TensorFlow may round what convolutions and matrix products on
+        a CPU take and give to bfloat16 (8 bits of mantissa); weights, losses and
+        updates stay float32.
+    """
+    found = tf.ConfigProto()
+    if bfloat16:
+        rewrites = found.graph_options.rewrite_options
+        rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
+    return found
+
+
 def config(cluster):
     """tf.ConfigProto of this task: no other worker is waited for, and each worker of a
     machine has a GPU of its own."""
     own = f'/job:{cluster.job}/task:{cluster.task}'
-    found = tf.ConfigProto(device_filters=['/job:ps', own])
+    found = arithmetic(cluster.bfloat16)
+    found.device_filters[:] = ['/job:ps', own]
     if cluster.job == 'ps':
         found.device_filters[:] = [own]
         found.device_count['GPU'] = 0

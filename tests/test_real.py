@@ -121,7 +121,8 @@ def test_recipe_tells_what_a_run_follows_from(tmp_path):
     assert changed('--evaluate_flags=--x') == networks
     assert changed('--validation_groups=1') == networks
     assert changed('--frame_size=64') == runs
-    assert changed('--seeds=7', '--folds=2', '--work=elsewhere') == set()
+    free = ['--seeds=7', '--folds=2', '--work=elsewhere', '--compute_flags=--bfloat16']
+    assert changed(*free) == set()
 
 
 # -- what is done and what is not -----------------------------------------------------
@@ -159,7 +160,8 @@ def short(ran):
 
 def test_one_fold_from_nothing(tmp_path, programs):
     words = ['--runs=motion-cnn,fusion,late', '--seeds=0,1', '--folds=2']
-    plan = plan_of(tmp_path, *words, '--hybrid_flags=--num=4')
+    words += ['--hybrid_flags=--num=4', '--compute_flags=--bfloat16']
+    plan = plan_of(tmp_path, *words)
     for _ in real.run_all(plan):
         pass
     assert programs[0][0] == 'optical_flow.py'
@@ -169,6 +171,8 @@ def test_one_fold_from_nothing(tmp_path, programs):
     assert hybrids == ['fusion-seed0', 'fusion-seed1', 'late-seed0', 'late-seed1']
     caches = [words for words in programs if '--stage=features' in words]
     assert all('--num=4' in words for words in caches)
+    trainings = [words for words in programs if words[0] == 'train.py']
+    assert [w for w in trainings if '--bfloat16' not in w] == caches
     last = next(w for w in programs if w[0] == 'train.py' and '--seed=1' in w)
     motion = plan.train_dir(2, 'motion-cnn', 'farneback', 0)
     assert f'--motion_weights={motion}' in last and '--split=2' in last

@@ -123,6 +123,23 @@ def test_features_then_joint_from_the_stages_results(undisturbed, run_train, tmp
         np.testing.assert_array_equal(saved, ended)
 
 
+def test_bfloat16_rounds_and_changes_nothing_else(run_train, tmp_path):
+    training.skip_without_bfloat16()
+    words = ['--stage=motion', '--motion_weights=random', '--batch_size=4']
+    words += ['--max_steps=3', '--log_every=1', '--keep_prob=1']
+    run_train(tmp_path / 'exact', *words)
+    run_train(tmp_path / 'rounded', *words, '--bfloat16')
+    logs = [training.log_of(tmp_path / name) for name in ('exact', 'rounded')]
+    for exact, rounded in zip(*logs, strict=True):
+        assert rounded['cross_entropy'] != exact['cross_entropy']
+        for name, value in exact.items():
+            assert np.isclose(rounded[name], value, rtol=0.02), name
+    for name, array in training.arrays_of(tmp_path / 'rounded')[1].items():
+        if name.endswith(('/weights', '/weights/Momentum')):
+            # bfloat16 is the upper half of float32
+            assert (array.view(np.uint32) & 0xFFFF).any(), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('stage', ['spatial', 'motion'])
 def test_full_width_as_a_user_calls_it(stage, data_dir, tmp_path, run_script):

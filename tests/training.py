@@ -13,8 +13,10 @@ import sys
 import time
 
 import numpy as np
+import pytest
 import tensorflow.compat.v1 as tf
 
+import train
 from data.synthetic import draw
 from weights import checkpoints
 
@@ -124,6 +126,13 @@ def run_forked(process, folder, words, environment):
     print(json.dumps(request), file=process.stdin, flush=True)
     code = int(process.stdout.readline())
     return code, out.read_text(), err.read_text()
+
+
+def skip_without_bfloat16():
+    """Skips a test of --bfloat16 where the processor would only emulate it."""
+    lack = train.lack_of_bfloat16()
+    if lack:
+        pytest.skip(f'--bfloat16 needs {lack}')
 
 
 def weights_of(train_dir):

@@ -29,6 +29,7 @@ import cnnm
 import model
 import train
 from data import augmentation
+from results import cluster
 from tests.bench import bench_training
 from tests.bench import bench_vgg
 from tests.bench import table
@@ -54,20 +55,21 @@ def define_flags():
     flags.DEFINE_integer('size', 224, 'Height and width of the stacks.', 48)
 
 
-def step_of(batch, size, changes=None, inter_op=0, intra_op=0):
+def step_of(batch, size, changes=None, inter_op=0, intra_op=0, bfloat16=False):
     """(function that does a step and takes options of session.run, the graph).
 
     Args:
       batch, size: the flags.
       changes: dict of flags of train.py that are not the usual.
       inter_op, intra_op: threads between and within operations; 0 for the default.
+      bfloat16: as --bfloat16.
     """
     length = bench_training.LENGTH
     form = model.Architecture(CLASSES, size, length, [], 'concat', [], {'norm2': True})
     update = {**bench_training.FLAGS_OF_UPDATE, 'weight_decay': 5e-4, **(changes or {})}
-    config = tf.ConfigProto(
-        inter_op_parallelism_threads=inter_op, intra_op_parallelism_threads=intra_op
-    )
+    config = cluster.arithmetic(bfloat16)
+    config.inter_op_parallelism_threads = inter_op
+    config.intra_op_parallelism_threads = intra_op
     with tf.Graph().as_default():
         tf.set_random_seed(0)
         graph = train.build({'stage': 'motion', **update}, form, {})
@@ -150,6 +152,7 @@ CHANGES = {  # of the step: arguments of `begin`
     'no clipping': {'changes': {'clip_norm': 0}},
     'no decay': {'decayed': False},
     'no normalization': {'normalized': False},
+    '--bfloat16': {'bfloat16': True},
 }
 STEP = []  # of a process of `compare`
 
@@ -185,6 +188,9 @@ def print_changes(batch, size):
     """The table of changed steps, each against the step as it is."""
     print('\n| changed | seconds | as it is | times as fast |\n|---|---|---|---|')
     for name, change in CHANGES.items():
+        if 'bfloat16' in change and train.lack_of_bfloat16():
+            print(f'no row {name}: it needs {train.lack_of_bfloat16()}')
+            continue
         times = compare(batch, size, change)
         usual, changed = times['usual'], times['changed']
         ratios = [a / b for a, b in zip(usual, changed, strict=True)]

@@ -7,6 +7,7 @@ batch 32):
 
     reading    inputs read and decoded, with nothing else to do
     fixed      training steps on one batch that is there already
+    bfloat16   the same with --bfloat16, where the processor has it
     training   training steps that read their batches, as train.py does
     waiting    share of these that the step waits for its batch
 
@@ -16,6 +17,7 @@ compiled, are not counted. Runs on whatever TensorFlow finds, GPUs too: the firs
 says what that is.
 """
 
+import contextlib
 import os
 import tempfile
 import time
@@ -32,6 +34,7 @@ import train
 from data import features
 from data import feeds
 from data import splits
+from results import cluster
 from results import extraction
 from tests.bench import bench_training
 
@@ -88,24 +91,32 @@ def read_alone(feed, count):
 
 
 def train_steps(stage, size, widths, feed, count):
-    """Steps a second on one batch, steps a second that read theirs, and the share of
-    the latter that is spent waiting."""
+    """Steps a second on one batch; the same with --bfloat16 (None: it is refused here);
+    steps a second that read theirs, and the share of these that is spent waiting."""
     form = model.Architecture(
         CLASSES, size, LENGTH, model.all_branches(), 'concat', model.LSTM_UNITS, {}
     )
-    with tf.Graph().as_default(), tf.Session() as session:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(tf.Graph().as_default())
         tf.set_random_seed(0)
         own = {'stage': stage, **bench_training.FLAGS_OF_UPDATE}
         graph = train.build(own, form, widths)
-        session.run(tf.global_variables_initializer())
+        scalars, train_op = graph.scalars, graph.train_op
+        initializer = tf.global_variables_initializer()
 
-        def step(batch):
+        def begin(bfloat16):
+            config = cluster.arithmetic(bfloat16)
+            session = stack.enter_context(tf.Session(config=config))
+            session.run(initializer)
+            return session
+
+        def step(session, batch):
             fed = {**train.feed_of(graph, batch), graph.rate: 1e-4}
-            session.run([graph.scalars, graph.train_op], fed)
+            session.run([scalars, train_op], fed)
 
-        def fixed(times):
+        def fixed(session, times):
             for _ in range(times):
-                step(batch)
+                step(session, batch)
 
         def reading():
             waited = 0.0
@@ -113,15 +124,20 @@ def train_steps(stage, size, widths, feed, count):
                 asked = time.perf_counter()
                 found = next(feed)
                 waited += time.perf_counter() - asked
-                step(found)
+                step(exact, found)
             return waited
 
         batch = next(feed)
-        fixed(WARM)
-        alone, _ = per_second(count, lambda: fixed(count))
-        step(next(feed))
+        exact, rounded = begin(False), None
+        fixed(exact, min(WARM, count))
+        alone, _ = per_second(count, lambda: fixed(exact, count))
+        if not train.lack_of_bfloat16():
+            session = begin(True)
+            fixed(session, min(WARM, count))
+            rounded, _ = per_second(count, lambda: fixed(session, count))
+        step(exact, next(feed))
         together, waited = per_second(count, reading)
-    return alone, together, waited * together / count
+    return alone, rounded, together, waited * together / count
 
 
 def extract(stream, data_dir, rows, size, threads):
@@ -153,19 +169,16 @@ def main(values):
     with tempfile.TemporaryDirectory() as data_dir:
         rows = bench_training.store_clips(data_dir, 2 * BATCH, FRAMES, size)
         cnns = bench_training.store_features(data_dir, rows, SEGMENTS)
-        print('| stage | reading, clips/s | fixed, steps/s | training | waiting |')
-        print('|---|---|---|---|---|')
+        columns = 'reading, clips/s | fixed, steps/s | bfloat16 | training | waiting'
+        print(f'| stage | {columns} |\n|---|---|---|---|---|---|')
         for stage in values.stages:
             widths = {s: c['width'] for s, c in cnns.items()}
             of = (stage, data_dir, rows, cnns)
             clips = read_alone(batches(*of, count + 1, threads), count)
             feed = batches(*of, count + 2, threads)
-            alone, together, waiting = train_steps(stage, size, widths, feed, count)
-            print(
-                f'| {stage} | {clips:,.0f} | {alone:.3g} | {together:.3g} '
-                f'| {waiting:.0%} |',
-                flush=True,
-            )
+            *rates, waiting = train_steps(stage, size, widths, feed, count)
+            shown = ' | '.join(f'{rate:.3g}' if rate else '' for rate in rates)
+            print(f'| {stage} | {clips:,.0f} | {shown} | {waiting:.0%} |', flush=True)
         for stream in model.STREAMS:
             if stream in values.stages:
                 rate = extract(stream, data_dir, rows, size, threads)

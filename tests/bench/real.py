@@ -61,6 +61,9 @@ def define_flags():
     )
     for stage in ('motion', 'spatial', 'hybrid'):
         flags.DEFINE_string(f'{stage}_flags', '', f'For train.py, stage {stage}.')
+    flags.DEFINE_string(
+        'compute_flags', '', 'For train.py: how it calculates, such as --bfloat16.'
+    )
     flags.DEFINE_string('evaluate_flags', '', 'For evaluate.py.')
     # programs share the cores; on a GPU they share its memory as well, see README.md
     flags.DEFINE_integer('jobs', 1, 'Programs that run at once.', 1)
@@ -166,7 +169,7 @@ def train_and_evaluate(plan, fold, run, flow, seed):
     if stage == 'spatial':
         dump = pathlib.Path(plan.spatial_weights).absolute()
         given.append(f'--spatial_weights={dump}')
-    given += [*plan.words.get('all', []), *plan.words[stage]]
+    given += [*plan.words.get('all', []), *plan.words[stage], *plan.words['compute']]
     minutes = train(plan, fold, flow, train_dir, *given)
     minutes += command(
         plan.work,

@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     frame_size: int
     folds: list  # of int
     spec: dict  # of the table: runs, flows, seeds, group_regex, command
-    words: dict  # stage, 'evaluate' or 'all' -> list of flags
+    words: dict  # stage, 'compute', 'evaluate' or 'all' -> list of flags
     spatial_weights: str
     work: pathlib.Path
     results: pathlib.Path  # folder of this table
@@ -82,7 +82,8 @@ def chosen_runs(runs, spatial_weights, validation_groups):
 def command_of(values):
     """The flags that give the table again, for its reader; folders by a word."""
     names = 'splits group_regex seeds flows runs frame_size spatial_weights '
-    names += 'validation_groups motion_flags spatial_flags hybrid_flags evaluate_flags'
+    names += 'validation_groups motion_flags spatial_flags hybrid_flags compute_flags '
+    names += 'evaluate_flags'
     words = ['--clips=FOLDER']
     for name in names.split():
         flag = values[name]
@@ -127,7 +128,7 @@ def plan_of(values):
     }
     words = {
         stage: shlex.split(values[f'{stage}_flags'].value)
-        for stage in ('motion', 'spatial', 'hybrid', 'evaluate')
+        for stage in ('motion', 'spatial', 'hybrid', 'compute', 'evaluate')
     }
     if values.validation_groups:
         words['all'] = [f'--validation_groups={values.validation_groups}']
@@ -146,7 +147,8 @@ def plan_of(values):
 
 
 def recipe_of(plan, run, flow):
-    """All that was asked of a run, without folders: equal recipes make equal runs."""
+    """All that was asked of a run, without folders and --compute_flags: equal recipes
+    make runs that are equal but for rounding."""
     stage, words = RUNS[run]
     recipe = [f'flow={flow}', f'size={plan.frame_size}']
     recipe.append(f'group_regex={plan.spec["group_regex"]}')
