@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import tasks
+import tensorflow.compat.v1 as tf
 import training
 
 import model
@@ -25,6 +26,7 @@ FLAGS = {
     'task_index': 1,
     'async_replicas': False,
     'timeout': 60.0,
+    'bfloat16': False,
 }
 
 # -- flags -----------------------------------------------------------------------------
@@ -97,6 +99,34 @@ def test_an_unknown_host_is_said(refused):
         lambda: clusters.start_server(cluster),
         f'{unknown} of --ps_hosts and --worker_hosts: the host is not known here',
     )
+
+
+@pytest.mark.parametrize(
+    'gpus, expected',
+    [(0, ['', '', '', '']), (1, ['0', '0', '0', '0']), (2, ['0', '1', '0', '0'])],
+)
+def test_workers_of_a_machine_take_its_gpus_in_turn(gpus, expected, monkeypatch):
+    found = [None] * gpus
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: found)
+    workers = ['h1:2222', 'h1:2223', 'h2:2222', 'h1:2224']
+    configs = [
+        clusters.config(clusters.Cluster(['h0:1'], workers, 'worker', task, False, 1.0))
+        for task in range(len(workers))
+    ]
+    assert [c.gpu_options.visible_device_list for c in configs] == expected
+    assert all(c.gpu_options.allow_growth for c in configs)
+    server = clusters.Cluster(['h1:1'], workers, 'ps', 0, False, 1.0)
+    assert clusters.config(server).device_count == {'GPU': 0}
+
+
+@pytest.mark.parametrize('bfloat16', [False, True])
+def test_every_worker_calculates_as_one_process_would(bfloat16):
+    own = clusters.config(clusters.of_flags({**FLAGS, 'bfloat16': bfloat16}))
+    alone = clusters.arithmetic(bfloat16)
+    assert own.graph_options == alone.graph_options
+    rewrites = alone.graph_options.rewrite_options
+    turned_on = rewrites.auto_mixed_precision_onednn_bfloat16 == rewrites.ON
+    assert turned_on == bfloat16
 
 
 # -- README ----------------------------------------------------------------------------
