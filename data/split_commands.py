@@ -15,13 +15,12 @@ from data import folds
 from data import lists
 from data import splits
 from data.preprocessing import videos
-from results import command_line
 
 FOLDS = 3
 
 
 def define_flags():
-    """Defines the flags; called by run() alone, so importing adds none."""
+    """Defines the flags; called by the program alone, so importing adds none."""
     flags.DEFINE_string('video_dir', None, 'Folder of class folders of videos.')
     flags.DEFINE_string('out', None, 'Folder to write the lists to; a new one.')
     flags.DEFINE_string(
@@ -320,9 +319,3 @@ def main(values):
     if not problems:
         print('nothing is wrong')
     return 1 if problems else 0
-
-
-def run():
-    """The program."""
-    define_flags()
-    command_line.run(main)

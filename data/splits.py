@@ -365,6 +365,11 @@ def load(
 
 
 if __name__ == '__main__':
-    from data import split_commands  # which imports this file by its name
+    from absl import flags
 
-    split_commands.run()
+    from data import split_commands  # which imports this file by its name
+    from results import command_line
+
+    split_commands.define_flags()
+    flags.adopt_module_key_flags(split_commands)  # --help shows these
+    command_line.run(split_commands.main)

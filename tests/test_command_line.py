@@ -1,12 +1,15 @@
 """How programs end: one line for an error, the exit code, silence while importing."""
 
 import os
+import pathlib
 import pty
+import re
 import subprocess
 import sys
 
 import pytest
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = """
 import sys
 sys.path.insert(0, '.')
@@ -38,6 +41,25 @@ def program(tmp_path, run_script):
 def test_the_result_is_the_exit_code(program):
     assert program('print(values.number)', '--number=7') == ('7\n', '')
     assert program('return 3', code=3) == ('', '')
+
+
+@pytest.mark.parametrize(
+    'words, defined',
+    [
+        (['-m', 'data.splits'], 'data/split_commands.py'),
+        (['-m', 'data.synthetic.draw'], 'data/synthetic/draw.py'),
+        (['-m', 'weights.convert'], 'weights/convert.py'),
+        (['optical_flow.py'], 'optical_flow.py'),
+        (['train.py'], 'train.py'),
+        (['evaluate.py'], 'evaluate.py'),
+    ],
+)
+def test_help_has_every_flag_of_the_program(words, defined, run_script):
+    source = (ROOT / defined).read_text(encoding='utf-8')
+    names = re.findall(r"flags\.DEFINE_\w+\(\s*'(\w+)'", source)
+    text = run_script(*words, '--help', code=1).stdout
+    shown = re.findall(r'^  --(?:\[no\])?(\w+)', text, re.M)
+    assert names and set(names) <= set(shown)
 
 
 @pytest.mark.parametrize(
