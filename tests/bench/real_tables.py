@@ -49,6 +49,7 @@ PLACES = {
 }  # fmt: skip
 # these may follow from the number of clips, which differs between folds
 BY_CLIPS = {'max_steps', 'decay_steps', 'checkpoint_every'}
+ROUNDING = {'bfloat16'}  # may differ as a machine's rounding does
 SHOWN = 4  # confusions and groups in the line of mistakes
 
 
@@ -129,9 +130,9 @@ def check_same_flags(entries):
     Args:
       entries: dict path of a run's csv -> its entry of runs.json.
     """
-    first = None
+    free, first = PLACES | BY_CLIPS | ROUNDING, None
     for path, entry in entries.items():
-        flags = {k: v for k, v in entry['flags'].items() if k not in PLACES | BY_CLIPS}
+        flags = {k: v for k, v in entry['flags'].items() if k not in free}
         first = first or (path, flags)
         for name in sorted(first[1].keys() | flags.keys()):
             then, now = first[1].get(name), flags.get(name)
