@@ -321,7 +321,7 @@ def test_other_clips_are_refused(tmp_path):
 
 
 def test_runs_of_other_flags_do_not_mix(tmp_path):
-    fine = {'rate': 0.1, 'seed': 5, 'train_dir': 'x', 'max_steps': 9}
+    fine = {'rate': 0.1, 'seed': 5, 'train_dir': 'x', 'max_steps': 9, 'bfloat16': True}
     write_results(tmp_path, used={(2, 'everything-seed1'): fine})
     assert real_tables.load(tmp_path)
     write_results(tmp_path, used={(2, 'everything-seed1'): {'rate': 0.2}})
