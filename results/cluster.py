@@ -129,7 +129,7 @@ def arithmetic(bfloat16):
         a CPU take and give to bfloat16 (8 bits of mantissa); weights, losses and
         updates stay float32.
     """
-    found = tf.ConfigProto()
+    found = tf.ConfigProto(allow_soft_placement=True)  # as where none is given
     if bfloat16:
         rewrites = found.graph_options.rewrite_options
         rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
