@@ -38,6 +38,7 @@ from data import features
 from data import feeds
 from data import splits
 from data.preprocessing import videos
+from results import arithmetic
 from results import calibration
 from results import cluster as clusters
 from results import extraction
@@ -359,25 +360,8 @@ def check_flags(flags):
     for name in ('learning_rate', 'keep_prob'):
         if flags[name] is not None and not flags[name] > 0:
             raise ValueError(f'--{name}={flags[name]}: must be above 0')
-    if flags['bfloat16'] and (lack := lack_of_bfloat16()):
+    if flags['bfloat16'] and (lack := arithmetic.lack_of_bfloat16()):
         raise ValueError(f'--bfloat16 needs {lack}')
-
-
-def lack_of_bfloat16():
-    """What TensorFlow misses here to be faster with bfloat16; '' where it is.
-
-    Without oneDNN it ignores the setting, on other processors it emulates it.
-    """
-    if os.environ['TF_ENABLE_ONEDNN_OPTS'] == '0':
-        return 'oneDNN: take TF_ENABLE_ONEDNN_OPTS=0 away'
-    try:
-        with open('/proc/cpuinfo', encoding='ascii', errors='replace') as file:
-            known = re.search(r'^flags\s*:(.*)', file.read(), re.M)
-    except FileNotFoundError:  # not Linux
-        known = None
-    if known and {'avx512_bf16', 'amx_bf16'} & set(known[1].split()):
-        return ''
-    return 'a processor with avx512_bf16 or amx_bf16, see /proc/cpuinfo: leave it out'
 
 
 def check_combination(flags):
@@ -966,7 +950,7 @@ def train_as_chief(flags, data, run, cluster=None, target=''):
         batches, validation = inputs_of_stage(flags, cnns, data, *part)
         with tf.Graph().as_default(), contextlib.ExitStack() as stack:
             stack.enter_context(clusters.device(cluster))
-            alone = clusters.arithmetic(flags['bfloat16'])
+            alone = arithmetic.config(flags['bfloat16'])
             config = clusters.config(cluster) if cluster else alone
             session = stack.enter_context(tf.Session(target, config=config))
             graph = build_seeded(flags, run, cnns, cluster)

@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import model
+from results import arithmetic
 from results import runs
 
 # Flags that another start of the run may change, but not one task alone.
@@ -53,7 +54,7 @@ class Cluster(NamedTuple):
     task: int  # from 0, within the job
     asynchronous: bool
     timeout: float  # seconds
-    bfloat16: bool = False  # as in `arithmetic`
+    bfloat16: bool = False  # of arithmetic.config
 
 
 # -- flags -----------------------------------------------------------------------------
@@ -121,26 +122,11 @@ def device(cluster):
     return tf.device(tf.train.replica_device_setter(worker_device=own, cluster=spec))
 
 
-def arithmetic(bfloat16):
-    """tf.ConfigProto of a process that trains.
-
-    Args:
-      bfloat16: whether TensorFlow may round what convolutions and matrix products on
-        a CPU take and give to bfloat16 (8 bits of mantissa); weights, losses and
-        updates stay float32.
-    """
-    found = tf.ConfigProto(allow_soft_placement=True)  # as where none is given
-    if bfloat16:
-        rewrites = found.graph_options.rewrite_options
-        rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
-    return found
-
-
 def config(cluster):
     """tf.ConfigProto of this task: no other worker is waited for, and each worker of a
     machine has a GPU of its own."""
     own = f'/job:{cluster.job}/task:{cluster.task}'
-    found = arithmetic(cluster.bfloat16)
+    found = arithmetic.config(cluster.bfloat16)
     found.device_filters[:] = ['/job:ps', own]
     if cluster.job == 'ps':
         found.device_filters[:] = [own]

@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 import training
 
 import model
+from results import arithmetic
 from results import cluster as clusters
 
 FLAGS = {
@@ -122,7 +123,7 @@ def test_workers_of_a_machine_take_its_gpus_in_turn(gpus, expected, monkeypatch)
 @pytest.mark.parametrize('bfloat16', [False, True])
 def test_every_worker_calculates_as_one_process_would(bfloat16):
     own = clusters.config(clusters.of_flags({**FLAGS, 'bfloat16': bfloat16}))
-    alone = clusters.arithmetic(bfloat16)
+    alone = arithmetic.config(bfloat16)
     assert own.graph_options == alone.graph_options
     rewrites = alone.graph_options.rewrite_options
     turned_on = rewrites.auto_mixed_precision_onednn_bfloat16 == rewrites.ON

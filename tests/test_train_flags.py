@@ -1,7 +1,5 @@
 """Wrong use of train.py ends in one line that says what is wrong and writes nothing."""
 
-import io
-
 import pytest
 import training
 
@@ -159,30 +157,6 @@ def test_flags(words, expected, refused):
 )
 def test_flags_that_depend_on_others(words, expected, refused):
     assert refused(*GIVEN, *LATE, *words).startswith(f'train.py: {expected}')
-
-
-@pytest.mark.parametrize(
-    'onednn, processor, lack',
-    [
-        ('1', 'flags\t: avx2 avx512_bf16\n', ''),
-        ('1', 'model\t: 1\nflags\t\t: amx_bf16 avx2\n', ''),
-        ('0', 'flags\t: avx2 avx512_bf16\n', 'oneDNN: take TF_ENABLE_ONEDNN_OPTS=0'),
-        ('1', 'flags\t: avx2\nbugs\t: amx_bf16\n', 'a processor with avx512_bf16'),
-        ('1', 'Features\t: fp asimd bf16\n', 'a processor with avx512_bf16 or'),
-        ('1', None, 'a processor with avx512_bf16 or amx_bf16'),
-    ],
-)
-def test_what_bfloat16_needs(onednn, processor, lack, monkeypatch):
-    def opened(path, **how):
-        assert path == '/proc/cpuinfo'
-        if processor is None:
-            raise FileNotFoundError(path)
-        return io.StringIO(processor)
-
-    monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', onednn)
-    monkeypatch.setattr(train, 'open', opened, raising=False)
-    found = train.lack_of_bfloat16()
-    assert found.startswith(lack) and bool(found) == bool(lack)
 
 
 def test_bfloat16_is_not_ignored_in_silence(run_narrow, data_dir, tmp_path):

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import train
 from data.synthetic import draw
+from results import arithmetic
 from weights import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -130,7 +130,7 @@ def run_forked(process, folder, words, environment):
 
 def skip_without_bfloat16():
     """Skips a test of --bfloat16 where the processor would only emulate it."""
-    lack = train.lack_of_bfloat16()
+    lack = arithmetic.lack_of_bfloat16()
     if lack:
         pytest.skip(f'--bfloat16 needs {lack}')
 

@@ -29,7 +29,7 @@ import cnnm
 import model
 import train
 from data import augmentation
-from results import cluster
+from results import arithmetic
 from tests.bench import bench_training
 from tests.bench import bench_vgg
 from tests.bench import table
@@ -67,7 +67,7 @@ def step_of(batch, size, changes=None, inter_op=0, intra_op=0, bfloat16=False):
     length = bench_training.LENGTH
     form = model.Architecture(CLASSES, size, length, [], 'concat', [], {'norm2': True})
     update = {**bench_training.FLAGS_OF_UPDATE, 'weight_decay': 5e-4, **(changes or {})}
-    config = cluster.arithmetic(bfloat16)
+    config = arithmetic.config(bfloat16)
     config.inter_op_parallelism_threads = inter_op
     config.intra_op_parallelism_threads = intra_op
     with tf.Graph().as_default():
@@ -188,8 +188,8 @@ def print_changes(batch, size):
     """The table of changed steps, each against the step as it is."""
     print('\n| changed | seconds | as it is | times as fast |\n|---|---|---|---|')
     for name, change in CHANGES.items():
-        if 'bfloat16' in change and train.lack_of_bfloat16():
-            print(f'no row {name}: it needs {train.lack_of_bfloat16()}')
+        if 'bfloat16' in change and (lack := arithmetic.lack_of_bfloat16()):
+            print(f'no row {name}: it needs {lack}')
             continue
         times = compare(batch, size, change)
         usual, changed = times['usual'], times['changed']

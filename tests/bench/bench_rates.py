@@ -34,7 +34,7 @@ import train
 from data import features
 from data import feeds
 from data import splits
-from results import cluster
+from results import arithmetic
 from results import extraction
 from tests.bench import bench_training
 
@@ -105,7 +105,7 @@ def train_steps(stage, size, widths, feed, count):
         initializer = tf.global_variables_initializer()
 
         def begin(bfloat16):
-            config = cluster.arithmetic(bfloat16)
+            config = arithmetic.config(bfloat16)
             session = stack.enter_context(tf.Session(config=config))
             session.run(initializer)
             return session
@@ -131,7 +131,7 @@ def train_steps(stage, size, widths, feed, count):
         exact, rounded = begin(False), None
         fixed(exact, min(WARM, count))
         alone, _ = per_second(count, lambda: fixed(exact, count))
-        if not train.lack_of_bfloat16():
+        if not arithmetic.lack_of_bfloat16():
             session = begin(True)
             fixed(session, min(WARM, count))
             rounded, _ = per_second(count, lambda: fixed(session, count))
