@@ -1,7 +1,7 @@
 """How TensorFlow calculates on a processor: with oneDNN, in float32 or in bfloat16.
 
-oneDNN is switched on by `command_line.tensorflow_in_silence`, since TensorFlow reads that
-setting while it is imported.
+oneDNN is switched on by `command_line.tensorflow_in_silence`, since TensorFlow reads
+that setting while it is imported.
 """
 
 import os
